@@ -1,0 +1,613 @@
+//! The pool's local interface: volumes, snapshots, clones, differences, deletion, on the reactor's thread.
+
+use std::rc::Rc;
+
+use crate::{
+    core::Core,
+    error::{Result, busy, exists, invalid, no_space, not_found, read_only},
+    info::{Event, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions},
+    names::{Target, check_name},
+    reactor::Reactor,
+    state::State,
+    units::{BLOCK, MIB, SECTOR, TIB, VersionId, VolumeId},
+    versions::{State as VersionState, Version},
+    volume::{LocalVolume, Opened, changes, push},
+};
+
+/// Smallest volume.
+pub const MIN_VOLUME: u64 = MIB;
+/// Largest volume.
+pub const MAX_VOLUME: u64 = 64 * TIB;
+
+/// An open pool, for code on its reactor's thread (exports): what [`Pool`](crate::Pool) offers, without crossing threads.
+///
+/// Every change of versions is committed before it is answered.
+#[derive(Clone)]
+pub struct LocalPool {
+    pub(crate) core: Rc<Core>,
+}
+
+/// The version that a target names.
+pub(crate) fn resolve(state: &State, target: &Target) -> Result<VersionId> {
+    let volume = volume_named(state, &target.volume)?;
+    match &target.snapshot {
+        None => Ok(volume.id),
+        Some(name) => snapshot_named(state, volume, name).map(|v| v.id),
+    }
+}
+
+fn volume_named<'a>(state: &'a State, name: &str) -> Result<&'a Version> {
+    state.lineage.volume_named(name).ok_or_else(|| not_found(format!("there is no volume {name:?} in this pool")))
+}
+
+fn snapshot_named<'a>(state: &'a State, volume: &Version, name: &str) -> Result<&'a Version> {
+    state
+        .lineage
+        .snapshot_named(volume.volume, name)
+        .ok_or_else(|| not_found(format!("volume {:?} has no snapshot {name:?}", volume.name)))
+}
+
+fn check_size(size: u64) -> Result<()> {
+    if !(MIN_VOLUME..=MAX_VOLUME).contains(&size) {
+        return Err(invalid(format!("a volume of {size} bytes is out of range: 1 MiB to 64 TiB")));
+    }
+    if !size.is_multiple_of(SECTOR) {
+        return Err(invalid(format!("a volume of {size} bytes is not a multiple of {SECTOR} bytes")));
+    }
+    Ok(())
+}
+
+impl LocalPool {
+    /// The reactor that this pool lives on.
+    #[must_use]
+    pub fn reactor(&self) -> &Reactor {
+        &self.core.reactor
+    }
+
+    fn writable(&self) -> Result<()> {
+        self.core.writable()
+    }
+
+    /// New versions need table pages; a full pool refuses them before anything changes.
+    fn room_for_versions(&self, count: u64) -> Result<()> {
+        self.core.update_promise();
+        let state = self.core.state.borrow();
+        if state.space.free() < state.space.reserve() / 4 + count {
+            return Err(no_space(format!("{}: no room for the metadata of new versions", self.core.full())));
+        }
+        if state.lineage.epoch.0 == u32::MAX {
+            return Err(no_space("the pool has used up its 4,294,967,295 epochs: export its volumes to a new pool"));
+        }
+        Ok(())
+    }
+
+    // ---- volumes ----
+
+    /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512).
+    ///
+    /// # Errors
+    /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`.
+    pub async fn create_volume(&self, name: &str, size: u64, options: VolumeOptions) -> Result<LocalVolume> {
+        self.writable()?;
+        check_name("volume", name)?;
+        check_size(size)?;
+        self.room_for_versions(1)?;
+        let volume = {
+            let now = self.core.reactor.unix_ms();
+            let mut state = self.core.state.borrow_mut();
+            free_name(&state, name)?;
+            let volume = VolumeId(state.lineage.next_volume);
+            let id = VersionId(state.lineage.next_version);
+            state.create(volume, id, name, size, now, options);
+            volume
+        };
+        let open = LocalVolume::new(self.core.clone(), Opened::Volume(volume), name.to_owned());
+        self.core.flush().await?;
+        Ok(open)
+    }
+
+    /// Opens a volume, or a snapshot for reading.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open(&self, target: &Target) -> Result<LocalVolume> {
+        let opened = {
+            let state = self.core.state.borrow();
+            let volume = volume_named(&state, &target.volume)?;
+            match &target.snapshot {
+                None => Opened::Volume(volume.volume),
+                Some(name) => Opened::Snapshot(snapshot_named(&state, volume, name)?.id),
+            }
+        };
+        Ok(LocalVolume::new(self.core.clone(), opened, target.to_string()))
+    }
+
+    /// All volumes, by name.
+    #[must_use]
+    pub fn list_volumes(&self) -> Vec<VolumeInfo> {
+        let state = self.core.state.borrow();
+        state.lineage.volumes().into_iter().map(|v| self.volume_info_of(&state, v)).collect()
+    }
+
+    /// All volumes, by name; with `exclusive`, also what deleting each would free.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` when the metadata walk for `exclusive` fails.
+    pub async fn volumes(&self, exclusive: bool) -> Result<Vec<VolumeInfo>> {
+        let mut list = self.list_volumes();
+        if exclusive {
+            for info in &mut list {
+                info.exclusive = Some(self.exclusive(info.version).await?);
+            }
+        }
+        Ok(list)
+    }
+
+    /// One volume, with its exclusive bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, or as [`LocalPool::volumes`].
+    pub async fn volume_info(&self, name: &str) -> Result<VolumeInfo> {
+        let mut info = self.brief(name)?;
+        info.exclusive = Some(self.exclusive(info.version).await?);
+        Ok(info)
+    }
+
+    fn brief(&self, name: &str) -> Result<VolumeInfo> {
+        let state = self.core.state.borrow();
+        volume_named(&state, name).map(|v| self.volume_info_of(&state, v))
+    }
+
+    fn volume_info_of(&self, state: &State, v: &Version) -> VolumeInfo {
+        VolumeInfo {
+            id: v.volume,
+            version: v.id,
+            name: v.name.clone(),
+            size: v.size,
+            created_ms: v.created_ms,
+            parent: parent_name(state, v),
+            allocated: v.data_blocks * BLOCK,
+            exclusive: None,
+            snapshots: state.lineage.snapshot_count_of(v.volume),
+            attached: self.core.attached.borrow().volumes.get(&v.volume).copied().unwrap_or(0),
+            options: v.options.clone(),
+        }
+    }
+
+    async fn exclusive(&self, id: VersionId) -> Result<u64> {
+        let mut blocks = 0;
+        let mut from = 0;
+        loop {
+            let (n, next) = self.core.step(|state| state.exclusive_step(id, from)).await?;
+            blocks += n;
+            match next {
+                Some(at) => from = at,
+                None => return Ok(blocks * BLOCK),
+            }
+            crate::reactor::notify::yield_now().await;
+        }
+    }
+
+    /// Gives a volume another name; what is open stays open.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists`, `Invalid`, `ReadOnly`.
+    pub async fn rename(&self, volume: &str, new_name: &str) -> Result<VolumeInfo> {
+        self.writable()?;
+        check_name("volume", new_name)?;
+        {
+            let mut state = self.core.state.borrow_mut();
+            let id = volume_named(&state, volume)?.id;
+            if volume != new_name {
+                free_name(&state, new_name)?;
+                state.rename(id, new_name);
+            }
+        }
+        self.core.flush().await?;
+        self.brief(new_name)
+    }
+
+    /// Grows a volume, also while it is in use.
+    ///
+    /// # Errors
+    /// `Invalid` for a size out of range or smaller than the present one, `NotFound`, `ReadOnly`.
+    pub async fn resize(&self, volume: &str, size: u64) -> Result<VolumeInfo> {
+        self.writable()?;
+        check_size(size)?;
+        {
+            let mut state = self.core.state.borrow_mut();
+            let version = volume_named(&state, volume)?;
+            let (id, old) = (version.id, version.size);
+            if size < old {
+                return Err(invalid(format!(
+                    "volume {volume:?} has {old} bytes and cannot shrink to {size}: make a smaller volume and copy"
+                )));
+            }
+            if size > old {
+                state.resize(id, size);
+            }
+        }
+        self.core.flush().await?;
+        self.brief(volume)
+    }
+
+    /// Changes a volume's options, also while it is in use.
+    ///
+    /// # Errors
+    /// `NotFound`, `ReadOnly`.
+    pub async fn set_options(&self, volume: &str, options: VolumeOptions) -> Result<VolumeInfo> {
+        self.writable()?;
+        {
+            let mut state = self.core.state.borrow_mut();
+            let id = volume_named(&state, volume)?.id;
+            state.set_options(id, options);
+        }
+        self.core.flush().await?;
+        self.brief(volume)
+    }
+
+    /// Deletes a volume, with `cascade` its snapshots too (first). Clones of them live on. Space comes back in the background.
+    /// Returns what was deleted.
+    ///
+    /// # Errors
+    /// `Busy` while it or one of its snapshots is open, or when it has snapshots and `cascade` is not given; `NotFound`, `ReadOnly`.
+    pub async fn delete_volume(&self, name: &str, cascade: bool) -> Result<Vec<String>> {
+        self.writable()?;
+        let deleted = {
+            let mut state = self.core.state.borrow_mut();
+            let version = volume_named(&state, name)?;
+            let (id, volume) = (version.id, version.volume);
+            let snapshots: Vec<(VersionId, String)> =
+                state.lineage.snapshots_of(volume).iter().map(|s| (s.id, format!("{name}@{}", s.name))).collect();
+            if !snapshots.is_empty() && !cascade {
+                return Err(busy(format!(
+                    "volume {name:?} has {} snapshots ({}{}): delete them first, or use --cascade",
+                    snapshots.len(),
+                    snapshots.iter().take(5).map(|(_, n)| n.as_str()).collect::<Vec<_>>().join(", "),
+                    if snapshots.len() > 5 { ", …" } else { "" }
+                )));
+            }
+            self.not_attached(Opened::Volume(volume), name)?;
+            for (id, name) in &snapshots {
+                self.not_attached(Opened::Snapshot(*id), name)?;
+            }
+            // From the tip down, so that each walk has the least to compare with.
+            state.delete(id);
+            for (id, _) in snapshots.iter().rev() {
+                state.delete(*id);
+            }
+            let mut names: Vec<String> = snapshots.into_iter().map(|(_, n)| n).collect();
+            names.push(name.to_owned());
+            names
+        };
+        self.core.flush().await?;
+        self.core.signals.deletion.notify();
+        Ok(deleted)
+    }
+
+    fn not_attached(&self, opened: Opened, name: &str) -> Result<()> {
+        let attached = self.core.attached.borrow();
+        let count = match opened {
+            Opened::Volume(id) => attached.volumes.get(&id),
+            Opened::Snapshot(id) => attached.snapshots.get(&id),
+        };
+        match count.copied().unwrap_or(0) {
+            0 => Ok(()),
+            n => Err(busy(format!("{name} is attached ({n} open): detach its clients first"))),
+        }
+    }
+
+    // ---- snapshots ----
+
+    /// Snapshots of one volume, or of all (by volume, oldest first).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn list_snapshots(&self, volume: Option<&str>) -> Result<Vec<SnapshotInfo>> {
+        let state = self.core.state.borrow();
+        let volumes = match volume {
+            Some(name) => vec![volume_named(&state, name)?],
+            None => state.lineage.volumes(),
+        };
+        let all = volumes.into_iter().flat_map(|v| state.lineage.snapshots_of(v.volume));
+        Ok(all.map(|s| self.snapshot_info_of(&state, s)).collect())
+    }
+
+    /// Like [`LocalPool::list_snapshots`]; with `exclusive`, also what deleting each would free.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` or `Io` when the metadata walk fails.
+    pub async fn snapshots(&self, volume: Option<&str>, exclusive: bool) -> Result<Vec<SnapshotInfo>> {
+        let mut list = self.list_snapshots(volume)?;
+        if exclusive {
+            for info in &mut list {
+                info.exclusive = Some(self.exclusive(info.version).await?);
+            }
+        }
+        Ok(list)
+    }
+
+    /// One snapshot, with its exclusive bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`; `Corrupt` or `Io` when the metadata walk fails.
+    pub async fn snapshot_info(&self, target: &Target) -> Result<SnapshotInfo> {
+        let _name = target.require_snapshot()?;
+        let mut info = {
+            let state = self.core.state.borrow();
+            let id = resolve(&state, target)?;
+            let version = state.lineage.get(id).ok_or_else(|| not_found(format!("{target} is gone")))?;
+            self.snapshot_info_of(&state, version)
+        };
+        info.exclusive = Some(self.exclusive(info.version).await?);
+        Ok(info)
+    }
+
+    fn snapshot_info_of(&self, state: &State, v: &Version) -> SnapshotInfo {
+        SnapshotInfo {
+            version: v.id,
+            volume: state.lineage.live_of(v.volume).map(|l| l.name.clone()).unwrap_or_default(),
+            name: v.name.clone(),
+            size: v.size,
+            created_ms: v.created_ms,
+            parent: parent_name(state, v),
+            allocated: v.data_blocks * BLOCK,
+            exclusive: None,
+            attached: self.core.attached.borrow().snapshots.get(&v.id).copied().unwrap_or(0),
+        }
+    }
+
+    /// Takes snapshots of one or several volumes at one moment, in one commit. Costs the same whatever the volumes hold.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`; then none was taken.
+    pub async fn snapshot(&self, targets: &[Target]) -> Result<Vec<SnapshotInfo>> {
+        self.writable()?;
+        if targets.is_empty() {
+            return Err(invalid("name at least one VOLUME@SNAPSHOT"));
+        }
+        self.room_for_versions(targets.len() as u64)?;
+        let versions = {
+            let mut state = self.core.state.borrow_mut();
+            let mut plan: Vec<(VersionId, &str)> = Vec::new();
+            for target in targets {
+                let name = target.require_snapshot()?;
+                check_name("snapshot", name)?;
+                let volume = volume_named(&state, &target.volume)?;
+                if state.lineage.snapshot_named(volume.volume, name).is_some() {
+                    return Err(exists(format!("{target} exists already")));
+                }
+                if plan.iter().any(|(id, _)| *id == volume.id) {
+                    return Err(invalid(format!("volume {:?} is named twice", target.volume)));
+                }
+                plan.push((volume.id, name));
+            }
+            self.fits_a_group(plan.iter().map(|(_, n)| n.len() + 64).sum())?;
+            let now = self.core.reactor.unix_ms();
+            let last = plan.len() - 1;
+            let mut versions = Vec::with_capacity(plan.len());
+            for (i, (live, name)) in plan.into_iter().enumerate() {
+                let frozen = VersionId(state.lineage.next_version);
+                state.snapshot(live, frozen, name, now, i == last);
+                versions.push(frozen);
+            }
+            versions
+        };
+        self.core.flush().await?;
+        let state = self.core.state.borrow();
+        Ok(versions.iter().filter_map(|id| state.lineage.get(*id)).map(|v| self.snapshot_info_of(&state, v)).collect())
+    }
+
+    /// What must be atomic has to fit into one journal group.
+    fn fits_a_group(&self, bytes: usize) -> Result<()> {
+        let limit = self.core.max_group_blocks() * BLOCK / 4;
+        if bytes as u64 > limit {
+            return Err(invalid(format!("too many volumes for one atomic snapshot: {bytes} bytes of records, {limit} fit")));
+        }
+        Ok(())
+    }
+
+    /// Deletes a snapshot. Any may be deleted at any time; space comes back in the background.
+    ///
+    /// # Errors
+    /// `Busy` while it is open, `NotFound`, `Invalid`, `ReadOnly`.
+    pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
+        self.writable()?;
+        let _name = target.require_snapshot()?;
+        {
+            let mut state = self.core.state.borrow_mut();
+            let id = resolve(&state, target)?;
+            self.not_attached(Opened::Snapshot(id), &target.to_string())?;
+            state.delete(id);
+        }
+        self.core.flush().await?;
+        self.core.signals.deletion.notify();
+        Ok(())
+    }
+
+    /// Makes a volume that starts as a snapshot, independent from the first moment; `size` may be larger.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`.
+    pub async fn clone_volume(&self, snapshot: &Target, name: &str, size: Option<u64>) -> Result<VolumeInfo> {
+        self.writable()?;
+        check_name("volume", name)?;
+        let _name = snapshot.require_snapshot()?;
+        self.room_for_versions(1)?;
+        {
+            let now = self.core.reactor.unix_ms();
+            let mut state = self.core.state.borrow_mut();
+            let id = resolve(&state, snapshot)?;
+            let Some(origin) = state.lineage.get(id) else { return Err(not_found(format!("{snapshot} is gone"))) };
+            let size = size.unwrap_or(origin.size);
+            check_size(size)?;
+            if size < origin.size {
+                return Err(invalid(format!(
+                    "a clone of {snapshot} cannot be smaller than it ({size} bytes, it has {})",
+                    origin.size
+                )));
+            }
+            let options = origin.options.clone();
+            free_name(&state, name)?;
+            let ids = (VolumeId(state.lineage.next_volume), VersionId(state.lineage.next_version));
+            state.clone_version(id, ids, name, size, now, options);
+        }
+        self.core.flush().await?;
+        self.brief(name)
+    }
+
+    /// Sets a volume's content and size back to one of its snapshots. The snapshots stay, newer ones too.
+    ///
+    /// # Errors
+    /// `Busy` while the volume is open, unless `force`; `NotFound`, `NoSpace`, `ReadOnly`.
+    pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
+        self.writable()?;
+        self.room_for_versions(1)?;
+        {
+            let mut state = self.core.state.borrow_mut();
+            let live = volume_named(&state, volume)?;
+            let (live_id, volume_id) = (live.id, live.volume);
+            let snapshot_id = snapshot_named(&state, live, snapshot)?.id;
+            if !force {
+                self.not_attached(Opened::Volume(volume_id), volume)
+                    .map_err(|e| e.within("a revert changes what clients see under their feet"))?;
+            }
+            let id = VersionId(state.lineage.next_version);
+            state.revert(live_id, snapshot_id, id);
+        }
+        self.core.flush().await?;
+        self.core.signals.deletion.notify();
+        self.brief(volume)
+    }
+
+    /// What `to` holds that `from` (`None`: nothing) does not, in order, from `offset` on: a page, and where to go on. `Data` ranges
+    /// hold data in `to`, `Hole` ranges held data in `from` only. Works between any two versions and costs what differs.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Io`.
+    pub async fn diff(&self, from: Option<&Target>, to: &Target, offset: u64) -> Result<ExtentPage> {
+        let (old, new, size) = {
+            let state = self.core.state.borrow();
+            let old = from.map(|t| resolve(&state, t)).transpose()?;
+            let new = resolve(&state, to)?;
+            (old, new, state.lineage.get(new).map_or(0, |v| v.size))
+        };
+        let end = size.div_ceil(BLOCK);
+        let start = offset / BLOCK;
+        if start >= end {
+            return Ok(ExtentPage { extents: Vec::new(), next: None });
+        }
+        let (found, reached) = changes(&self.core, old, || Ok(new), start, end).await?;
+        let mut extents = Vec::new();
+        for change in found {
+            let kind = if change.data { ExtentKind::Data } else { ExtentKind::Hole };
+            let stop = ((change.block + change.count) * BLOCK).min(size);
+            push(&mut extents, change.block * BLOCK, stop, kind);
+        }
+        Ok(ExtentPage { extents, next: (reached < end).then_some(reached * BLOCK) })
+    }
+
+    // ---- the pool ----
+
+    /// The state of the pool.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let core = &self.core;
+        let state = core.state.borrow();
+        let superblock = core.superblock.borrow();
+        let commit = core.commit.borrow();
+        let (volumes, snapshots, deleting, branch_points) = state.lineage.counts();
+        PoolStats {
+            uuid: superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
+            path: core.path.display().to_string(),
+            format: crate::format::FORMAT,
+            storage: core.reactor.storage_name().to_owned(),
+            size: superblock.total_blocks * BLOCK,
+            capacity: state.space.capacity() * BLOCK,
+            used: state.space.reach.count() * BLOCK,
+            releasing: state.space.releasing() * BLOCK,
+            free: state.space.free() * BLOCK,
+            reserve: state.space.reserve() * BLOCK,
+            logical: state.lineage.volumes().iter().map(|v| v.size).sum(),
+            volumes,
+            snapshots,
+            deleting,
+            branch_points,
+            journal_used: commit.ring.used() * BLOCK,
+            journal_size: commit.ring.blocks * BLOCK,
+            dirty_memory: state.nodes.dirty_bytes(),
+            cache_memory: state.nodes.cache.bytes(),
+            checkpoint: superblock.checkpoint,
+            checksum_errors: state.checksum_errors,
+            read_only: core.latched(),
+            replayed_records: core.replayed.get(),
+            open_us: core.open_time.get().as_micros() as u64,
+        }
+    }
+
+    /// Events from number `since` on (0: all that are kept), with their numbers.
+    #[must_use]
+    pub fn events(&self, since: u64) -> Vec<(u64, Event)> {
+        self.core.state.borrow().events.iter().filter(|(n, _)| *n >= since).cloned().collect()
+    }
+
+    /// Waits until everything deleted so far has given back its space. What was released last becomes free with the next commits.
+    ///
+    /// # Errors
+    /// `ReadOnly` when the pool stops taking writes, `Corrupt` when a walk meets a damaged node.
+    pub async fn wait_deleted(&self) -> Result<()> {
+        loop {
+            self.writable()?;
+            let errors = self.core.state.borrow().checksum_errors;
+            let signal = self.core.signals.deletion_idle.notified();
+            if self.core.state.borrow().lineage.counts().2 == 0 {
+                break;
+            }
+            self.core.signals.deletion.notify();
+            signal.await;
+            let state = self.core.state.borrow();
+            if state.checksum_errors > errors && state.lineage.counts().2 > 0 {
+                return Err(crate::error::corrupt("deletion met damaged metadata: see the pool's events"));
+            }
+        }
+        self.checkpoint().await
+    }
+
+    /// Commits everything and makes a checkpoint.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Io`, `NoSpace`.
+    pub async fn checkpoint(&self) -> Result<()> {
+        if self.core.opened_read_only {
+            return Err(read_only("the pool was opened for reading only"));
+        }
+        self.core.checkpoint().await?;
+        // Two more groups let go of what was released before.
+        for _ in 0..2 {
+            let open = self.core.commit.borrow().open;
+            self.core.committed(open).await?;
+        }
+        Ok(())
+    }
+}
+
+fn free_name(state: &State, name: &str) -> Result<()> {
+    match state.lineage.volume_named(name) {
+        Some(_) => Err(exists(format!("there is a volume {name:?} already"))),
+        None => Ok(()),
+    }
+}
+
+/// The nearest ancestor that its user still sees.
+fn parent_name(state: &State, version: &Version) -> Option<String> {
+    let mut next = version.parent;
+    while let Some(parent) = next.and_then(|id| state.lineage.get(id)) {
+        if parent.state == VersionState::Snapshot {
+            let volume = state.lineage.live_of(parent.volume)?;
+            return Some(format!("{}@{}", volume.name, parent.name));
+        }
+        next = parent.parent;
+    }
+    None
+}
+

@@ -1,0 +1,283 @@
+//! Work that nobody waits for: growing the file, deletion, giving space back, pruning branch points, counting, and the clock.
+
+use std::{rc::Rc, time::Duration};
+
+use crate::{
+    core::Core,
+    error::Result,
+    info::Event,
+    reactor::notify::yield_now,
+    space::{SEGMENT, Shortage},
+    state::{Deletion, tree_of},
+    storage::Op,
+    tree::count,
+    units::{BLOCK, VersionId},
+    versions::State,
+};
+
+/// Segments that the file grows by at once: 64 MiB.
+const GROW_SEGMENTS: u64 = 16;
+/// Deletion steps between two looks at the rest of the world.
+const STEPS_PER_TURN: usize = 4;
+/// Empty segments given back at each tick at most: 64 MiB.
+const PUNCH_PER_TICK: usize = 16;
+const TICK: Duration = Duration::from_millis(250);
+/// Overwritten shared blocks after which branch points are worth pruning again.
+const PRUNE_AFTER: u64 = 16_384;
+/// How often a write asks again for space that is on its way to being free.
+const ATTEMPTS: u32 = 16;
+
+impl Core {
+    /// Does what a shortage of space calls for; says whether asking again makes sense.
+    pub(crate) async fn make_room(self: &Rc<Self>, shortage: Shortage, attempts: u32) -> Result<bool> {
+        self.writable()?;
+        if self.check_running.get() {
+            self.check_yield.set(true);
+        }
+        match shortage {
+            Shortage::Unbacked => Ok(self.grow().await || attempts < 2),
+            Shortage::Full => {
+                // Dirty nodes promise blocks that a checkpoint may turn out not to need.
+                if attempts == 1 && self.state.borrow().nodes.dirty_count() > 0 {
+                    self.checkpoint().await?;
+                    return Ok(true);
+                }
+                Ok(false)
+            }
+            Shortage::Releasing if attempts > ATTEMPTS => Ok(false),
+            Shortage::Releasing => {
+                let before = self.state.borrow().space.free();
+                let sealed = self.state.borrow().space.has_sealed();
+                if sealed {
+                    self.commit_twice().await?;
+                }
+                if !sealed || self.state.borrow().space.free() == before {
+                    self.checkpoint().await?;
+                }
+                yield_now().await;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Two groups, so that blocks released before may be used again.
+    async fn commit_twice(self: &Rc<Self>) -> Result<()> {
+        for _ in 0..2 {
+            let open = self.commit.borrow().open;
+            self.committed(open).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the space how many blocks the next checkpoint will need at most.
+    pub(crate) fn update_promise(&self) {
+        let mut state = self.state.borrow_mut();
+        let nodes = state.nodes.dirty_count() as u64;
+        state.space.set_promised(nodes + 64);
+    }
+
+    /// Has the file system set room aside ahead of the cursor; says whether there is more room now.
+    pub(crate) async fn grow(self: &Rc<Self>) -> bool {
+        if self.growing.get() {
+            self.signals.grown.notified().await;
+            return self.latch.borrow().is_none();
+        }
+        let Some(segments) = self.state.borrow().space.segments_to_back(GROW_SEGMENTS) else { return false };
+        self.growing.set(true);
+        let total = self.superblock.borrow().total_blocks;
+        let (start, end) = (segments.start * SEGMENT, (segments.end() * SEGMENT).min(total));
+        let done = self.reactor.submit(Op::Allocate { offset: start * BLOCK, len: (end - start) * BLOCK }).await;
+        let grown = {
+            let mut state = self.state.borrow_mut();
+            match done.result.as_ref().map_err(|e| e.raw_os_error()) {
+                // A file system without fallocate says so; then writes find out whether there is room.
+                Ok(_) | Err(Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) => {
+                    state.space.set_backed(segments);
+                    true
+                }
+                Err(_) => {
+                    state.space.refuse_backing();
+                    false
+                }
+            }
+        };
+        self.growing.set(false);
+        self.signals.grown.notify();
+        grown
+    }
+
+    /// Walks deleted versions, a few small steps at a time between other work.
+    pub(crate) async fn deletion_task(self: Rc<Self>) {
+        loop {
+            let signal = self.signals.deletion.notified();
+            if self.latch.borrow().is_some() {
+                signal.await;
+                continue;
+            }
+            match self.deletion_turn().await {
+                Ok(true) => yield_now().await,
+                Ok(false) => {
+                    self.signals.deletion_idle.notify();
+                    signal.await;
+                }
+                Err(error) => {
+                    // A damaged node keeps its version from being freed; the space stays in use, nothing else suffers.
+                    self.corruption(&format!("background deletion stopped: {error}"));
+                    self.signals.deletion_idle.notify();
+                    signal.await;
+                }
+            }
+        }
+    }
+
+    async fn deletion_turn(self: &Rc<Self>) -> Result<bool> {
+        for _ in 0..STEPS_PER_TURN {
+            self.admit().await?;
+            match self.step(|state| state.deletion_step()).await? {
+                Deletion::Idle => return Ok(false),
+                Deletion::Progress => {}
+            }
+        }
+        self.commit_if_large();
+        Ok(true)
+    }
+
+
+    /// Waits until there is room for more records and more dirty nodes.
+    pub(crate) async fn admit(self: &Rc<Self>) -> Result<()> {
+        loop {
+            self.writable()?;
+            let (dirty, blocks) = {
+                let state = self.state.borrow();
+                (state.nodes.dirty_bytes(), state.journal.blocks())
+            };
+            if dirty > self.limits.dirty_bytes / 2 {
+                self.want_checkpoint();
+            }
+            let full = blocks * 4 >= self.max_group_blocks() * 3;
+            if dirty <= self.limits.dirty_bytes && !full {
+                return Ok(());
+            }
+            let signal = self.signals.admitted.notified();
+            if full {
+                self.want_commit();
+            }
+            signal.await;
+        }
+    }
+
+    /// The clock: commits and checkpoints by age, gives space back, looks at the watermarks.
+    pub(crate) async fn tick_task(self: Rc<Self>) {
+        let mut last_commit = self.reactor.now();
+        let mut quiet_ticks = 0u32;
+        loop {
+            self.reactor.sleep(TICK).await;
+            self.watch_usage();
+            if self.latch.borrow().is_some() {
+                continue;
+            }
+            let now = self.reactor.now();
+            let pending = !self.state.borrow().journal.is_empty();
+            if !pending {
+                last_commit = now;
+            } else if now.saturating_sub(last_commit) >= self.limits.commit_age {
+                last_commit = now;
+                self.want_commit();
+            }
+            let journaled = self.commit.borrow().ring.used() > 0 || pending;
+            if journaled && now.saturating_sub(self.last_checkpoint.get()) >= self.limits.checkpoint_age {
+                self.want_checkpoint();
+            }
+            self.state.borrow_mut().space.retry_backing();
+            self.prune_branches();
+            quiet_ticks = if pending { 0 } else { quiet_ticks + 1 };
+            // Space is given back when nobody is writing, so that a steady load reuses it instead.
+            if quiet_ticks >= 4 {
+                self.give_back().await;
+                self.count_one().await;
+            }
+        }
+    }
+
+    async fn give_back(self: &Rc<Self>) {
+        let segments = self.state.borrow_mut().space.take_empty_segments(PUNCH_PER_TICK);
+        for segment in segments {
+            let done = self
+                .reactor
+                .submit(Op::Punch { offset: segment * SEGMENT * BLOCK, len: SEGMENT * BLOCK })
+                .await;
+            // Where it is not supported the room stays with the pool, and is found again when it is needed.
+            drop(done.result);
+            self.state.borrow_mut().space.gave_back(segment);
+        }
+    }
+
+    /// Puts branch points back into the queue when their children have diverged enough.
+    fn prune_branches(&self) {
+        let mut state = self.state.borrow_mut();
+        let (.., deleting, branches) = state.lineage.counts();
+        if branches == 0 {
+            state.divergence = 0;
+            return;
+        }
+        let tight = state.space.is_tight(state.space.capacity() / 8);
+        if deleting > 0 || state.divergence < if tight { 256 } else { PRUNE_AFTER } {
+            return;
+        }
+        state.divergence = 0;
+        let ids: Vec<VersionId> =
+            state.lineage.iter().filter(|v| v.state == State::Branch).map(|v| v.id).collect();
+        for id in ids {
+            state.prune(id);
+        }
+        drop(state);
+        self.signals.deletion.notify();
+    }
+
+    /// Counts the data blocks of one version whose count a large discard left open.
+    async fn count_one(self: &Rc<Self>) {
+        let next = self.state.borrow().lineage.iter().find(|v| v.recount && v.state != State::Deleting).map(|v| v.id);
+        let Some(id) = next else { return };
+        self.state.borrow_mut().counting = Some((id, 0, 0));
+        loop {
+            let step = self.step(|state| {
+                let Some((counted, cursor, count)) = state.counting else { return Ok(None) };
+                let Some(version) = state.lineage.get(counted) else { return Ok(None) };
+                let end = version.blocks();
+                let (n, reached) = count::data_blocks(&state.nodes, tree_of(version), cursor, end)?;
+                if reached >= end {
+                    state.counting = None;
+                    state.counted(counted, count + n);
+                    return Ok(None);
+                }
+                state.counting = Some((counted, reached, count + n));
+                Ok(Some(()))
+            });
+            match step.await {
+                Ok(Some(())) => yield_now().await,
+                Ok(None) => return,
+                Err(_) => {
+                    // A damaged node was reported where it was read; the count stays open.
+                    self.state.borrow_mut().counting = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Raises an event when usage crosses a watermark.
+    fn watch_usage(&self) {
+        let mut state = self.state.borrow_mut();
+        let used = state.space.capacity() - state.space.free();
+        let percent = (used * 100 / state.space.capacity().max(1)) as u8;
+        let mark = [95, 90, 80].into_iter().find(|m| percent >= *m).unwrap_or(0);
+        let before = self.watermark.replace(mark);
+        for percent in [80, 90, 95] {
+            if before < percent && percent <= mark {
+                state.event(Event::Watermark { percent, above: true });
+            } else if mark < percent && percent <= before {
+                state.event(Event::Watermark { percent, above: false });
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Commits: the only place that decides when what was acknowledged becomes durable.
+//!
+//! One group is written at a time: its records, then one `fdatasync`, which covers the data that the records name as well. All
+//! flushes that arrive meanwhile share the next group.
+
+use std::rc::Rc;
+
+use crate::{
+    checkpoint::Frozen,
+    core::Core,
+    error::Result,
+    format::group,
+    journal::GROUP_DATA,
+};
+
+impl Core {
+    /// Largest group, in blocks: an eighth of the ring, so that a checkpoint always finds room for its own.
+    pub(crate) fn max_group_blocks(&self) -> u64 {
+        self.commit.borrow().ring.blocks / 8
+    }
+
+    /// The group that has to be committed for everything done so far to be durable.
+    pub(crate) fn commit_target(&self) -> u64 {
+        let open = self.commit.borrow().open;
+        if self.state.borrow().journal.is_empty() { open - 1 } else { open }
+    }
+
+    /// Commits everything done so far.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let target = self.commit_target();
+        self.committed(target).await
+    }
+
+    /// Waits until group `target` is durable.
+    pub(crate) async fn committed(&self, target: u64) -> Result<()> {
+        loop {
+            {
+                let mut commit = self.commit.borrow_mut();
+                if commit.committed >= target {
+                    return Ok(());
+                }
+                commit.wanted = commit.wanted.max(target);
+            }
+            self.writable()?;
+            let signal = self.signals.committed.notified();
+            self.signals.commit_wanted.notify();
+            signal.await;
+        }
+    }
+
+    /// Asks for a commit in the background once the open group names much data.
+    pub(crate) fn commit_if_large(&self) {
+        let large = {
+            let state = self.state.borrow();
+            state.journal.data_bytes() >= GROUP_DATA || state.journal.blocks() * 2 >= self.max_group_blocks()
+        };
+        if large {
+            self.want_commit();
+        }
+    }
+
+    /// Asks for a commit in the background.
+    pub(crate) fn want_commit(&self) {
+        let mut commit = self.commit.borrow_mut();
+        commit.wanted = commit.wanted.max(commit.open);
+        drop(commit);
+        self.signals.commit_wanted.notify();
+    }
+
+    /// Writes groups for as long as somebody waits for one.
+    pub(crate) async fn commit_task(self: Rc<Self>) {
+        loop {
+            let signal = self.signals.commit_wanted.notified();
+            let wanted = {
+                let commit = self.commit.borrow();
+                commit.wanted > commit.committed
+            };
+            if self.latch.borrow().is_some() || !wanted || self.committing.get() {
+                signal.await;
+                continue;
+            }
+            // A failure has latched the pool and woken everybody who waits.
+            let _failed = self.commit_once(false).await;
+        }
+    }
+
+    /// Commits the open group; with `freeze`, the state is frozen for a checkpoint at its end. The caller makes sure that no
+    /// other commit is under way.
+    async fn commit_once(self: &Rc<Self>, freeze: bool) -> Result<Option<Frozen>> {
+        debug_assert!(!self.committing.get());
+        self.committing.set(true);
+        let result = self.commit_group(freeze).await;
+        self.committing.set(false);
+        self.signals.committed.notify();
+        self.signals.commit_wanted.notify();
+        result
+    }
+
+    async fn commit_group(self: &Rc<Self>, freeze: bool) -> Result<Option<Frozen>> {
+        if !freeze {
+            self.wait_for_ring().await?;
+        }
+        // From here to the write nothing is awaited: what is in the group is what is frozen.
+        let empty = self.state.borrow().journal.is_empty();
+        if freeze && empty {
+            let frozen = self.freeze();
+            return Ok(Some(frozen));
+        }
+        let (seq, body, records) = {
+            let mut state = self.state.borrow_mut();
+            let mut commit = self.commit.borrow_mut();
+            let (body, records) = state.journal.take();
+            let seq = commit.open;
+            commit.open += 1;
+            state.space.seal(seq);
+            (seq, body, records)
+        };
+        let buf = group::encode(&self.superblock.borrow().uuid, seq, records, &body);
+        let at = self.commit.borrow_mut().ring.take((buf.len() / 4096) as u64);
+        let frozen = freeze.then(|| self.freeze());
+        let start = self.superblock.borrow().journal_start;
+        self.write_metadata(start + at, buf, "the journal").await?;
+        self.sync().await?;
+        self.commit.borrow_mut().committed = seq;
+        self.state.borrow_mut().space.committed(seq);
+        if self.commit.borrow().ring.used() * 2 > self.commit.borrow().ring.blocks {
+            self.want_checkpoint();
+        }
+        self.signals.admitted.notify();
+        Ok(frozen)
+    }
+
+    /// Waits until the open group fits into the ring and one more of the largest size would too.
+    async fn wait_for_ring(self: &Rc<Self>) -> Result<()> {
+        loop {
+            let signal = self.signals.checkpointed.notified();
+            let blocks = self.state.borrow().journal.blocks();
+            let fits = self.commit.borrow().ring.fits(blocks + self.max_group_blocks());
+            if fits {
+                return Ok(());
+            }
+            self.want_checkpoint();
+            // The checkpoint needs this place to freeze: let go of it while waiting.
+            self.committing.set(false);
+            self.signals.committed.notify();
+            signal.await;
+            while self.committing.get() {
+                self.signals.committed.notified().await;
+            }
+            self.committing.set(true);
+            self.writable()?;
+        }
+    }
+
+    /// Commits what is open and freezes the state at that point.
+    pub(crate) async fn commit_and_freeze(self: &Rc<Self>) -> Result<Frozen> {
+        loop {
+            let signal = self.signals.committed.notified();
+            if !self.committing.get() {
+                break;
+            }
+            signal.await;
+        }
+        self.writable()?;
+        match self.commit_once(true).await? {
+            Some(frozen) => Ok(frozen),
+            None => Err(crate::error::closed("the state was not frozen")),
+        }
+    }
+}

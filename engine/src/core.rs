@@ -1,0 +1,313 @@
+//! What all parts of an open pool share: the state, the reactor, and the signals between background tasks.
+//!
+//! Discipline: `state` is borrowed only within synchronous sections, never across an await.
+
+use std::{
+    cell::{Cell, RefCell},
+    fs::File,
+    path::PathBuf,
+    rc::Rc,
+    time::Duration,
+};
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    checkpoint::{map::Map, table::Table},
+    error::{Error, Result, corrupt, read_only},
+    format::{node, pointer::Pointer, superblock::Superblock},
+    gather::Gather,
+    info::Event,
+    journal::Ring,
+    reactor::{Reactor, notify::Notify},
+    state::{State, Step},
+    storage::{Op, Part, buffer::IoBuf},
+    tree::Missing,
+    units::{BLOCK, BLOCK_SIZE, VersionId, VolumeId},
+};
+
+/// Limits of an open pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) dirty_bytes: u64,
+    /// Longest time that a change stays out of a checkpoint while there is journal left.
+    pub(crate) checkpoint_age: Duration,
+    /// Longest time that an acknowledged change stays uncommitted.
+    pub(crate) commit_age: Duration,
+}
+
+/// State of commits. Group numbers count up without gaps.
+pub(crate) struct Commit {
+    pub(crate) ring: Ring,
+    /// Number of the open group.
+    pub(crate) open: u64,
+    /// All groups up to this one are durable.
+    pub(crate) committed: u64,
+    /// Somebody waits for this group.
+    pub(crate) wanted: u64,
+}
+
+/// Handles to what is open: how often each volume and each snapshot.
+#[derive(Default)]
+pub(crate) struct Attached {
+    pub(crate) volumes: FxHashMap<VolumeId, u64>,
+    pub(crate) snapshots: FxHashMap<VersionId, u64>,
+}
+
+#[derive(Default)]
+pub(crate) struct Signals {
+    pub(crate) commit_wanted: Notify,
+    pub(crate) committed: Notify,
+    pub(crate) checkpoint_wanted: Notify,
+    pub(crate) checkpointed: Notify,
+    pub(crate) deletion: Notify,
+    pub(crate) deletion_idle: Notify,
+    pub(crate) grown: Notify,
+    pub(crate) block_unlocked: Notify,
+    pub(crate) admitted: Notify,
+}
+
+pub(crate) struct Core {
+    pub(crate) reactor: Reactor,
+    pub(crate) state: RefCell<State>,
+    pub(crate) gather: RefCell<Gather>,
+    pub(crate) superblock: RefCell<Superblock>,
+    pub(crate) map: RefCell<Map>,
+    pub(crate) table: RefCell<Table>,
+    pub(crate) commit: RefCell<Commit>,
+    pub(crate) attached: RefCell<Attached>,
+    pub(crate) signals: Signals,
+    pub(crate) limits: Limits,
+    pub(crate) path: PathBuf,
+    pub(crate) thin: bool,
+    /// Whether the pool was opened for reading only.
+    pub(crate) opened_read_only: bool,
+    pub(crate) latch: RefCell<Option<Error>>,
+    pub(crate) checkpoint_wanted: Cell<bool>,
+    pub(crate) checkpoint_running: Cell<bool>,
+    pub(crate) committing: Cell<bool>,
+    pub(crate) growing: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
+    /// A check holds back the reuse of blocks; it gives way when space runs out.
+    pub(crate) check_running: Cell<bool>,
+    pub(crate) check_yield: Cell<bool>,
+    /// Blocks that a read-merge-write is under way on.
+    pub(crate) locked_blocks: RefCell<rustc_hash::FxHashSet<(VolumeId, u64)>>,
+    pub(crate) last_checkpoint: Cell<Duration>,
+    pub(crate) watermark: Cell<u8>,
+    pub(crate) replayed: Cell<u64>,
+    pub(crate) open_time: Cell<Duration>,
+    /// Held for as long as the pool is open: its lock keeps others out.
+    pub(crate) _lock: File,
+}
+
+/// Ends a read era when it is dropped.
+pub(crate) struct ReadGuard {
+    core: Rc<Core>,
+    era: u64,
+}
+
+impl Drop for ReadGuard {
+    fn drop(&mut self) {
+        self.core.state.borrow_mut().space.end_read(self.era);
+    }
+}
+
+impl Core {
+    // ---- the latch ----
+
+    /// Fails once the pool takes no writes.
+    pub(crate) fn writable(&self) -> Result<()> {
+        match &*self.latch.borrow() {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the pool takes no writes, if it takes none.
+    pub(crate) fn latched(&self) -> Option<String> {
+        self.latch.borrow().as_ref().map(Error::to_string)
+    }
+
+    /// The first failure of a metadata write or of a sync: from here on nothing is written.
+    pub(crate) fn latch(&self, what: &str, error: &Error) {
+        if self.latch.borrow().is_some() {
+            return;
+        }
+        let cause = format!("{what}: {error}");
+        *self.latch.borrow_mut() = Some(read_only(format!(
+            "pool {} takes no writes since a failure ({cause}); mend the device, then open the pool again",
+            self.path.display()
+        )));
+        self.state.borrow_mut().event(Event::ReadOnly { cause });
+        for signal in [
+            &self.signals.committed,
+            &self.signals.checkpointed,
+            &self.signals.commit_wanted,
+            &self.signals.checkpoint_wanted,
+            &self.signals.deletion_idle,
+            &self.signals.grown,
+            &self.signals.admitted,
+        ] {
+            signal.notify();
+        }
+    }
+
+    // ---- steps over trees ----
+
+    /// Runs a synchronous step, loading the nodes that it asks for, until it succeeds.
+    pub(crate) async fn step<T>(self: &Rc<Self>, mut f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
+        loop {
+            let result = f(&mut self.state.borrow_mut());
+            match result {
+                Ok(value) => return Ok(value),
+                Err(missing) => self.load(missing).await?,
+            }
+        }
+    }
+
+    /// Keeps blocks that are in use now from being handed out again until the guard is dropped.
+    pub(crate) fn hold(self: &Rc<Self>) -> ReadGuard {
+        let era = self.state.borrow_mut().space.begin_read();
+        ReadGuard { core: self.clone(), era }
+    }
+
+    /// Reads nodes into the cache, all at once; only a failure of the first one counts.
+    pub(crate) async fn load(self: &Rc<Self>, missing: Missing) -> Result<()> {
+        let guard = self.hold();
+        let mut nodes = missing.nodes;
+        nodes.sort_by_key(|(p, _)| block_of(*p));
+        nodes.dedup_by_key(|(p, _)| block_of(*p));
+        let reads: Vec<_> = nodes
+            .into_iter()
+            .map(|(pointer, level)| {
+                let buf = IoBuf::with_len(BLOCK_SIZE);
+                (pointer, level, self.reactor.submit(Op::Read { offset: block_of(pointer) * BLOCK, buf }))
+            })
+            .collect();
+        let mut first = Ok(());
+        for (pointer, level, read) in reads {
+            let done = read.await;
+            let Op::Read { buf, .. } = done.op else { continue };
+            let place = block_of(pointer);
+            let outcome = match done.result {
+                Ok(n) if n == BLOCK_SIZE => self.verify_node(&buf, pointer, level, place),
+                Ok(n) => Err(corrupt(format!("metadata node at block {place}: only {n} bytes could be read"))),
+                Err(e) => Err(Error::io(format!("cannot read the metadata node at block {place}"), e)),
+            };
+            match outcome {
+                Ok(()) => self.state.borrow_mut().nodes.cache.insert(place, pointer.crc(), Rc::new(buf)),
+                Err(e) if first.is_ok() => first = Err(e),
+                Err(_) => {}
+            }
+        }
+        drop(guard);
+        first
+    }
+
+    fn verify_node(&self, bytes: &IoBuf, pointer: Pointer, level: u32, place: u64) -> Result<()> {
+        let crc = crc32fast::hash(bytes);
+        let fault = if crc != pointer.crc() {
+            format!("metadata node at physical block {place} fails its checksum (stored {:08x}, found {crc:08x})", pointer.crc())
+        } else if !node::is_sound(bytes, level) {
+            format!("metadata node at physical block {place} is not a node of level {level}")
+        } else {
+            return Ok(());
+        };
+        self.corruption(&fault);
+        Err(corrupt(format!("{fault}; restore the volume from a backup")))
+    }
+
+    /// Counts and reports damage.
+    pub(crate) fn corruption(&self, what: &str) {
+        let mut state = self.state.borrow_mut();
+        state.checksum_errors += 1;
+        state.event(Event::Corrupt { what: what.to_owned() });
+    }
+
+    // ---- raw I/O ----
+
+    /// Writes all of `parts` at `offset`; a short write is continued once and its error kept.
+    pub(crate) async fn write_parts(&self, offset: u64, parts: Vec<Part>) -> Result<(), std::io::Error> {
+        let total: usize = parts.iter().map(|p| p.range.len()).sum();
+        let done = self.reactor.submit(Op::Write { offset, parts }).await;
+        let mut written = done.result?;
+        let Op::Write { parts, .. } = done.op else { return Err(std::io::ErrorKind::Other.into()) };
+        while written < total {
+            // A short write says that the rest would fail: ask for the rest alone to learn why.
+            if written % BLOCK_SIZE != 0 || written == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+            let rest = after(&parts, written);
+            let done = self.reactor.submit(Op::Write { offset: offset + written as u64, parts: rest }).await;
+            match done.result? {
+                0 => return Err(std::io::ErrorKind::WriteZero.into()),
+                n => written += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one buffer at a block; a failure latches the pool.
+    pub(crate) async fn write_metadata(&self, block: u64, buf: IoBuf, what: &str) -> Result<()> {
+        let range = 0..buf.len();
+        let part = Part { buf: Rc::new(buf), range };
+        self.write_metadata_parts(block, vec![part], what).await
+    }
+
+    pub(crate) async fn write_metadata_parts(&self, block: u64, parts: Vec<Part>, what: &str) -> Result<()> {
+        self.writable()?;
+        self.write_parts(block * BLOCK, parts).await.map_err(|e| {
+            let error = Error::io(format!("cannot write {what} at block {block}"), e);
+            self.latch(&format!("writing {what}"), &error);
+            error
+        })
+    }
+
+    /// Makes everything that was written durable; a failure latches the pool and is never retried.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        self.writable()?;
+        let done = self.reactor.submit(Op::Sync).await;
+        match done.result {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                let error = Error::io(format!("fdatasync of {} failed", self.path.display()), e);
+                self.latch("fdatasync", &error);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Reads whole blocks before there is a pool.
+pub(crate) async fn read_blocks(reactor: &Reactor, block: u64, count: usize) -> Result<IoBuf> {
+    let len = count * BLOCK_SIZE;
+    let done = reactor.submit(Op::Read { offset: block * BLOCK, buf: IoBuf::with_len(len) }).await;
+    let n = done.result.map_err(|e| Error::io(format!("cannot read {count} blocks at block {block}"), e))?;
+    match done.op {
+        Op::Read { buf, .. } if n == len => Ok(buf),
+        _ => Err(corrupt(format!("only {n} of {len} bytes could be read at block {block}: the pool is truncated"))),
+    }
+}
+
+/// The physical block of a pointer on disk.
+fn block_of(pointer: Pointer) -> u64 {
+    use crate::format::pointer::Place;
+    match pointer.place() {
+        Place::Data(block) | Place::Node(block) => block.0,
+        Place::Hole | Place::Dirty(_) => 0,
+    }
+}
+
+/// What `skip` bytes leave of `parts`.
+fn after(parts: &[Part], mut skip: usize) -> Vec<Part> {
+    let mut rest = Vec::new();
+    for part in parts {
+        let cut = skip.min(part.range.len());
+        skip -= cut;
+        if cut < part.range.len() {
+            rest.push(Part { buf: part.buf.clone(), range: part.range.start + cut..part.range.end });
+        }
+    }
+    rest
+}

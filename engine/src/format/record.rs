@@ -1,0 +1,270 @@
+//! Journal records: what changed since the last checkpoint, in the order in which it changed in memory.
+//!
+//! A record is a type byte and its fields (see each variant). Records are logical: replaying them in order, through the same
+//! code that ran the first time, gives the same tree of versions; nodes are never journaled.
+
+use crate::{
+    format::bytes::{Put, Reader},
+    info::{SyncMode, VolumeOptions},
+    units::{BlockIndex, PhysicalBlock, VersionId, VolumeId},
+};
+
+/// One change. Borrowed from the group it was read from, or from the caller that writes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Record<'a> {
+    /// 1: `crcs.len() / 4` blocks of `version` from `block` on lie at `place` on, with these checksums.
+    Write { version: VersionId, block: BlockIndex, place: PhysicalBlock, crcs: &'a [u8] },
+    /// 2: `count` blocks of `version` from `block` on are holes.
+    Hole { version: VersionId, block: BlockIndex, count: u64 },
+    /// 3: a new, empty volume.
+    Create { volume: VolumeId, version: VersionId, created_ms: u64, size: u64, options: VolumeOptions, name: &'a str },
+    /// 4: one of the versions frozen by one snapshot; `last` ends the set and raises the epoch.
+    Snapshot { live: VersionId, frozen: VersionId, created_ms: u64, last: bool, name: &'a str },
+    /// 5: a new volume that starts as `snapshot`.
+    Clone {
+        snapshot: VersionId,
+        volume: VolumeId,
+        version: VersionId,
+        created_ms: u64,
+        size: u64,
+        options: VolumeOptions,
+        name: &'a str,
+    },
+    /// 6: the volume of `live` goes on as `version`, a child of `snapshot`; `live` is deleted.
+    Revert { live: VersionId, snapshot: VersionId, version: VersionId },
+    /// 7
+    Resize { version: VersionId, size: u64 },
+    /// 8
+    Rename { version: VersionId, name: &'a str },
+    /// 9
+    Options { version: VersionId, options: VolumeOptions },
+    /// 10: a version becomes invisible and waits for its walk.
+    Delete { version: VersionId },
+    /// 11: the walk of a deleted version went on, up to block `to`.
+    Walked { version: VersionId, to: u64 },
+    /// 12: a branch point is to be walked again.
+    Prune { version: VersionId },
+    /// 14: the subtree of `height` over `block` is cut off and becomes the version `detached`, to be freed in the background.
+    Cut { version: VersionId, block: BlockIndex, height: u8, detached: VersionId },
+    /// 13: data blocks of a version were counted.
+    Counted { version: VersionId, blocks: u64 },
+}
+
+fn put_options(out: &mut Vec<u8>, options: &VolumeOptions) {
+    out.put_u8(sync_code(options.sync));
+}
+
+pub(crate) fn sync_code(sync: SyncMode) -> u8 {
+    match sync {
+        SyncMode::Always => 1,
+        SyncMode::Flush => 2,
+        SyncMode::Never => 3,
+    }
+}
+
+pub(crate) fn sync_mode(code: u8) -> Option<SyncMode> {
+    match code {
+        1 => Some(SyncMode::Always),
+        2 => Some(SyncMode::Flush),
+        3 => Some(SyncMode::Never),
+        _ => None,
+    }
+}
+
+fn options(r: &mut Reader<'_>) -> Option<VolumeOptions> {
+    Some(VolumeOptions { sync: sync_mode(r.u8()?)? })
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Write { version, block, place, crcs } => {
+                out.put_u8(1);
+                out.put_u64(version.0);
+                out.put_u64(block.0);
+                out.put_u64(place.0);
+                out.put_u32((crcs.len() / 4) as u32);
+                out.extend_from_slice(crcs);
+            }
+            Self::Hole { version, block, count } => {
+                out.put_u8(2);
+                out.put_u64(version.0);
+                out.put_u64(block.0);
+                out.put_u64(*count);
+            }
+            Self::Create { volume, version, created_ms, size, options, name } => {
+                out.put_u8(3);
+                out.put_u64(volume.0);
+                out.put_u64(version.0);
+                out.put_u64(*created_ms);
+                out.put_u64(*size);
+                put_options(out, options);
+                out.put_string(name);
+            }
+            Self::Snapshot { live, frozen, created_ms, last, name } => {
+                out.put_u8(4);
+                out.put_u64(live.0);
+                out.put_u64(frozen.0);
+                out.put_u64(*created_ms);
+                out.put_u8(u8::from(*last));
+                out.put_string(name);
+            }
+            Self::Clone { snapshot, volume, version, created_ms, size, options, name } => {
+                out.put_u8(5);
+                out.put_u64(snapshot.0);
+                out.put_u64(volume.0);
+                out.put_u64(version.0);
+                out.put_u64(*created_ms);
+                out.put_u64(*size);
+                put_options(out, options);
+                out.put_string(name);
+            }
+            Self::Revert { live, snapshot, version } => {
+                out.put_u8(6);
+                out.put_u64(live.0);
+                out.put_u64(snapshot.0);
+                out.put_u64(version.0);
+            }
+            Self::Resize { version, size } => put_two(out, 7, version.0, *size),
+            Self::Rename { version, name } => {
+                out.put_u8(8);
+                out.put_u64(version.0);
+                out.put_string(name);
+            }
+            Self::Options { version, options } => {
+                out.put_u8(9);
+                out.put_u64(version.0);
+                put_options(out, options);
+            }
+            Self::Delete { version } => {
+                out.put_u8(10);
+                out.put_u64(version.0);
+            }
+            Self::Walked { version, to } => put_two(out, 11, version.0, *to),
+            Self::Prune { version } => {
+                out.put_u8(12);
+                out.put_u64(version.0);
+            }
+            Self::Cut { version, block, height, detached } => {
+                out.put_u8(14);
+                out.put_u64(version.0);
+                out.put_u64(block.0);
+                out.put_u8(*height);
+                out.put_u64(detached.0);
+            }
+            Self::Counted { version, blocks } => put_two(out, 13, version.0, *blocks),
+        }
+    }
+
+    /// The next record of a group's body; `None` when the bytes are not a record.
+    pub(crate) fn decode(r: &mut Reader<'a>) -> Option<Self> {
+        let kind = r.u8()?;
+        if kind == 3 || kind == 5 {
+            return Self::decode_new_volume(kind, r);
+        }
+        let version = VersionId(r.u64()?);
+        Some(match kind {
+            1 => {
+                let block = BlockIndex(r.u64()?);
+                let place = PhysicalBlock(r.u64()?);
+                let count = r.u32()? as usize;
+                Self::Write { version, block, place, crcs: r.bytes(count.checked_mul(4)?)? }
+            }
+            2 => Self::Hole { version, block: BlockIndex(r.u64()?), count: r.u64()? },
+            4 => Self::Snapshot {
+                live: version,
+                frozen: VersionId(r.u64()?),
+                created_ms: r.u64()?,
+                last: r.u8()? != 0,
+                name: r.string()?,
+            },
+            6 => Self::Revert { live: version, snapshot: VersionId(r.u64()?), version: VersionId(r.u64()?) },
+            7 => Self::Resize { version, size: r.u64()? },
+            8 => Self::Rename { version, name: r.string()? },
+            9 => Self::Options { version, options: options(r)? },
+            10 => Self::Delete { version },
+            11 => Self::Walked { version, to: r.u64()? },
+            12 => Self::Prune { version },
+            14 => Self::Cut {
+                version,
+                block: BlockIndex(r.u64()?),
+                height: r.u8()?,
+                detached: VersionId(r.u64()?),
+            },
+            13 => Self::Counted { version, blocks: r.u64()? },
+            _ => return None,
+        })
+    }
+
+    fn decode_new_volume(kind: u8, r: &mut Reader<'a>) -> Option<Self> {
+        let snapshot = if kind == 5 { Some(VersionId(r.u64()?)) } else { None };
+        let volume = VolumeId(r.u64()?);
+        let version = VersionId(r.u64()?);
+        let created_ms = r.u64()?;
+        let size = r.u64()?;
+        let options = options(r)?;
+        let name = r.string()?;
+        Some(match snapshot {
+            Some(snapshot) => Self::Clone { snapshot, volume, version, created_ms, size, options, name },
+            None => Self::Create { volume, version, created_ms, size, options, name },
+        })
+    }
+}
+
+fn put_two(out: &mut Vec<u8>, kind: u8, a: u64, b: u64) {
+    out.put_u8(kind);
+    out.put_u64(a);
+    out.put_u64(b);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_round_trips_and_none_survives_truncation() {
+        let v = VersionId(5);
+        let options = VolumeOptions { sync: SyncMode::Always };
+        let records = [
+            Record::Write { version: v, block: BlockIndex(9), place: PhysicalBlock(70), crcs: &[1, 2, 3, 4, 5, 6, 7, 8] },
+            Record::Hole { version: v, block: BlockIndex(1), count: 2 },
+            Record::Create {
+                volume: VolumeId(1),
+                version: v,
+                created_ms: 3,
+                size: 4,
+                options: options.clone(),
+                name: "db",
+            },
+            Record::Snapshot { live: v, frozen: VersionId(6), created_ms: 8, last: true, name: "nightly" },
+            Record::Clone {
+                snapshot: v,
+                volume: VolumeId(1),
+                version: v,
+                created_ms: 3,
+                size: 4,
+                options: options.clone(),
+                name: "copy",
+            },
+            Record::Revert { live: v, snapshot: VersionId(1), version: VersionId(2) },
+            Record::Resize { version: v, size: 1 << 40 },
+            Record::Rename { version: v, name: "ü" },
+            Record::Options { version: v, options },
+            Record::Delete { version: v },
+            Record::Walked { version: v, to: 256 },
+            Record::Prune { version: v },
+            Record::Counted { version: v, blocks: 77 },
+            Record::Cut { version: v, block: BlockIndex(65_536), height: 2, detached: VersionId(8) },
+        ];
+        for record in records {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            let mut r = Reader::new(&bytes);
+            assert_eq!(Record::decode(&mut r).as_ref(), Some(&record));
+            assert!(r.is_empty());
+            for cut in 0..bytes.len() {
+                assert_eq!(Record::decode(&mut Reader::new(&bytes[..cut])), None, "{record:?} cut at {cut}");
+            }
+        }
+    }
+}

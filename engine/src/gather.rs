@@ -1,0 +1,193 @@
+//! Gathering: all blocks that arrive in one turn of the reactor leave as few large vectored writes, straight from the callers'
+//! buffers, to neighbouring blocks ahead of the cursor.
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+use crate::{
+    core::Core,
+    error::{Error, Result, no_space},
+    reactor::notify::{Sender, channel},
+    space::{Purpose, Shortage, bitmap::Run},
+    storage::{MAX_PARTS, Part},
+    units::{BLOCK, BLOCK_SIZE},
+};
+
+/// Gathered writes under way at once; more would only make each of them smaller.
+const DEPTH: usize = 8;
+/// Longest gathered write, in blocks: 1 MiB.
+const LONGEST: u64 = 256;
+
+/// What of one caller's blocks has no place yet.
+struct Item {
+    part: Part,
+    purpose: Purpose,
+    waiting: Rc<RefCell<Waiting>>,
+}
+
+/// Where a caller's blocks went (reserved, written, not yet in use), or why not.
+type Outcome = Result<Vec<Run>, Failure>;
+
+#[derive(Debug)]
+enum Failure {
+    Shortage(Shortage),
+    Io(Error),
+}
+
+/// One caller, shared by the writes that its blocks were split over.
+struct Waiting {
+    runs: Vec<Run>,
+    failure: Option<Failure>,
+    /// Writes under way, plus one while a rest is queued.
+    outstanding: usize,
+    reply: Option<Sender<Outcome>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Gather {
+    queue: VecDeque<Item>,
+    in_flight: usize,
+}
+
+/// A gathered write.
+struct Batch {
+    run: Run,
+    parts: Vec<Part>,
+    callers: Vec<Rc<RefCell<Waiting>>>,
+}
+
+/// Takes items from the queue until `run` is full or the queue is empty. An item that is only partly placed keeps its rest at the front.
+fn fill(queue: &mut VecDeque<Item>, run: Run) -> Batch {
+    let mut batch = Batch { run: Run { start: run.start, len: 0 }, parts: Vec::new(), callers: Vec::new() };
+    while batch.run.len < run.len && batch.parts.len() < MAX_PARTS {
+        let Some(mut item) = queue.pop_front() else { break };
+        let bytes = item.part.range.len().min(((run.len - batch.run.len) * BLOCK) as usize);
+        let placed = Run { start: batch.run.end(), len: (bytes / BLOCK_SIZE) as u64 };
+        let start = item.part.range.start;
+        batch.parts.push(Part { buf: item.part.buf.clone(), range: start..start + bytes });
+        batch.run.len += placed.len;
+        batch.callers.push(item.waiting.clone());
+        item.part.range.start += bytes;
+        let mut waiting = item.waiting.borrow_mut();
+        waiting.runs.push(placed);
+        if item.part.range.is_empty() {
+            // What stood for the queued rest now stands for this write.
+            continue;
+        }
+        waiting.outstanding += 1;
+        drop(waiting);
+        queue.push_front(item);
+    }
+    batch
+}
+
+impl Core {
+    /// Writes `part` (whole blocks) to newly reserved blocks and says which. The caller acquires or forfeits them.
+    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose) -> Result<Vec<Run>> {
+        let mut attempts = 0;
+        loop {
+            let (reply, outcome) = channel();
+            let waiting = Waiting { runs: Vec::new(), failure: None, outstanding: 1, reply: Some(reply) };
+            let waiting = Rc::new(RefCell::new(waiting));
+            self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, waiting });
+            match outcome.await {
+                Ok(runs) => return Ok(runs),
+                Err(Failure::Io(error)) => return Err(error),
+                Err(Failure::Shortage(shortage)) => {
+                    attempts += 1;
+                    if !self.make_room(shortage, attempts).await? {
+                        return Err(self.full());
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn full(&self) -> Error {
+        let state = self.state.borrow();
+        no_space(format!(
+            "pool {} is full ({} blocks of 4 KiB free, {} of them kept back for deletions and overwrites): delete snapshots or volumes, \
+             discard, or use a larger pool",
+            self.path.display(),
+            state.space.free(),
+            state.space.reserve()
+        ))
+    }
+
+    /// The end of a turn: what was gathered leaves.
+    pub(crate) fn send_gathered(self: &Rc<Self>) {
+        if self.gather.borrow().queue.is_empty() {
+            return;
+        }
+        self.update_promise();
+        while self.gather.borrow().in_flight < DEPTH {
+            let Some(batch) = self.next_batch() else { break };
+            self.gather.borrow_mut().in_flight += 1;
+            let core = self.clone();
+            self.reactor.spawn(async move { core.run_batch(batch).await }).detach();
+        }
+        let wants = self.state.borrow().space.wants_backing(8192);
+        if wants && !self.growing.get() {
+            let core = self.clone();
+            self.reactor.spawn(async move { core.grow().await }).detach();
+        }
+    }
+
+    /// Reserves a run for what is first in the queue and fills it.
+    fn next_batch(&self) -> Option<Batch> {
+        loop {
+            let mut gather = self.gather.borrow_mut();
+            let purpose = gather.queue.front()?.purpose;
+            let same = gather.queue.iter().take(MAX_PARTS).take_while(|i| i.purpose == purpose);
+            let want: u64 = same.map(|i| (i.part.range.len() / BLOCK_SIZE) as u64).sum();
+            let mut state = self.state.borrow_mut();
+            match state.space.reserve_run(want.min(LONGEST), purpose) {
+                Ok(run) => {
+                    let batch = fill(&mut gather.queue, run);
+                    let unused = Run { start: batch.run.end(), len: run.len - batch.run.len };
+                    if unused.len > 0 {
+                        state.space.forfeit(unused);
+                    }
+                    return Some(batch);
+                }
+                Err(shortage) => {
+                    let item = gather.queue.pop_front()?;
+                    drop((gather, state));
+                    self.finish(&item.waiting, Some(Failure::Shortage(shortage)));
+                }
+            }
+        }
+    }
+
+    async fn run_batch(self: Rc<Self>, batch: Batch) {
+        let result = self.write_parts(batch.run.start * BLOCK, batch.parts).await;
+        self.gather.borrow_mut().in_flight -= 1;
+        let error = result.err().map(|e| Error::io(format!("cannot write data at block {}", batch.run.start), e));
+        for caller in &batch.callers {
+            self.finish(caller, error.clone().map(Failure::Io));
+        }
+    }
+
+    /// One of a caller's writes (or its queued rest) has ended; the last one answers.
+    fn finish(&self, caller: &Rc<RefCell<Waiting>>, failure: Option<Failure>) {
+        let mut waiting = caller.borrow_mut();
+        waiting.outstanding -= 1;
+        if waiting.failure.is_none() {
+            waiting.failure = failure;
+        }
+        if waiting.outstanding > 0 {
+            return;
+        }
+        let Some(reply) = waiting.reply.take() else { return };
+        let runs = std::mem::take(&mut waiting.runs);
+        match waiting.failure.take() {
+            None => reply.send(Ok(runs)),
+            Some(failure) => {
+                let mut state = self.state.borrow_mut();
+                for run in runs {
+                    state.space.forfeit(run);
+                }
+                reply.send(Err(failure));
+            }
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! Handles for any thread: `Send + Sync`, cheap to clone, their methods usable under any executor.
+//!
+//! Each call is a job posted to the pool's reactor thread; the answer comes back through a one-shot channel. A call that is dropped
+//! before its answer still runs to its end.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use futures_channel::oneshot;
+use rustc_hash::FxHashMap;
+
+use crate::{
+    admin::LocalPool,
+    error::{Error, Result, closed},
+    info::{CheckReport, Event, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions},
+    names::Target,
+    open::{OpenOptions, Opening, PoolOptions, prepare_create, prepare_open},
+    reactor::{Shared, wake::Waker},
+    storage::buffer::IoBuf,
+    volume::LocalVolume,
+};
+
+thread_local! {
+    /// The pool of the reactor that runs on this thread.
+    static LOCAL: RefCell<Option<LocalPool>> = const { RefCell::new(None) };
+    /// Volumes that handles on other threads hold open.
+    static OPEN: RefCell<FxHashMap<u64, LocalVolume>> = RefCell::default();
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    next_handle: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: Mutex<Ended>,
+}
+
+/// Who waits for the reactor's end.
+enum Ended {
+    Waiting(Vec<oneshot::Sender<()>>),
+    Done,
+}
+
+/// An open pool. Clones refer to the same one; when the last handle goes (volumes included), it is closed.
+///
+/// ```
+/// use cairn_engine::{IoBuf, Pool, PoolOptions, VolumeOptions, GIB, MIB};
+/// # fn main() -> cairn_engine::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("pool.cairn");
+/// # pollster::block_on(async {
+/// let pool = Pool::create(&path, PoolOptions::new().size(64 * MIB)).await?;
+/// let vol = pool.create_volume("db", 10 * GIB, VolumeOptions::default()).await?;
+/// vol.write(4096, IoBuf::from(&[7; 512][..])).await?;
+/// vol.flush().await?;
+/// let before = vol.snapshot("before").await?;
+/// vol.discard(0, 8192).await?;
+/// let snapshot = pool.volume("db@before").await?;
+/// assert_eq!(snapshot.read(4096, 512).await?[..], [7; 512]);
+/// assert_eq!(before.name, "before");
+/// # drop(snapshot);
+/// pool.close().await
+/// # })
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+impl Pool {
+    /// Makes a pool in a new file, or on a block device, and opens it.
+    ///
+    /// # Errors
+    /// `Exists` when there is a file already, `Invalid` for sizes out of range, `NoSpace`, `Io`, `Unsupported` without `io_uring`.
+    pub async fn create(path: impl AsRef<Path>, options: PoolOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let opening = prepare_create(path, &options)?;
+        let device = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
+        let made = Self::start(opening).await;
+        if made.is_err() && !device {
+            // It never was a pool: leave the path free for the next try.
+            drop(std::fs::remove_file(path));
+        }
+        made
+    }
+
+    /// Opens a pool. What was committed before a crash is there again.
+    ///
+    /// # Errors
+    /// `NotFound`, `Busy` when it is open already, `Invalid` when it is no pool, `Unsupported` for a newer format, `Corrupt`, `Io`.
+    pub async fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        Self::start(prepare_open(path.as_ref(), &options)?).await
+    }
+
+    async fn start(opening: Opening) -> Result<Self> {
+        let wake = Waker::new().map_err(|e| Error::io("cannot make an eventfd", e))?;
+        let shared = Shared::new(Arc::new(wake));
+        let inner = Arc::new(Inner {
+            shared: shared.clone(),
+            path: opening.path.clone(),
+            next_handle: AtomicU64::new(1),
+            thread: Mutex::new(None),
+            ended: Mutex::new(Ended::Waiting(Vec::new())),
+        });
+        let (ready, opened) = oneshot::channel();
+        let weak = Arc::downgrade(&inner);
+        let thread = thread::Builder::new()
+            .name("cairn-reactor".to_owned())
+            .spawn(move || {
+                run_reactor(opening, &shared, ready);
+                if let Some(inner) = weak.upgrade() {
+                    let mut ended = inner.ended.lock().unwrap_or_else(PoisonError::into_inner);
+                    *ended = Ended::Done;
+                }
+            })
+            .map_err(|e| Error::io("cannot start the reactor's thread", e))?;
+        *inner.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        let pool = Self { inner };
+        match opened.await {
+            Ok(Ok(())) => Ok(pool),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(closed("the reactor stopped while the pool was being opened")),
+        }
+    }
+
+    /// Path of the pool's file or device.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Runs a future on the reactor's thread, with the pool's local interface: how exports are started.
+    ///
+    /// # Errors
+    /// `Closed` when the pool is closed.
+    pub async fn run<T, F>(&self, f: impl FnOnce(LocalPool) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        self.inner.run(f).await
+    }
+
+    async fn call<T, F>(&self, f: impl FnOnce(LocalPool) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + 'static,
+    {
+        self.inner.run(f).await?
+    }
+
+    fn handle(&self, id: u64, name: String, read_only: bool) -> Volume {
+        Volume { inner: Arc::new(Handle { pool: self.inner.clone(), id, name, read_only }) }
+    }
+
+    /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512).
+    ///
+    /// # Errors
+    /// See [`LocalPool::create_volume`].
+    pub async fn create_volume(&self, name: &str, size: u64, options: VolumeOptions) -> Result<Volume> {
+        let id = self.inner.next_handle.fetch_add(1, Ordering::Relaxed);
+        let owned = name.to_owned();
+        self.call(move |pool| async move {
+            let volume = pool.create_volume(&owned, size, options).await?;
+            keep(id, volume);
+            Ok(())
+        })
+        .await?;
+        Ok(self.handle(id, name.to_owned(), false))
+    }
+
+    /// Opens `volume`, or `volume@snapshot` for reading.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`.
+    pub async fn volume(&self, target: &str) -> Result<Volume> {
+        let id = self.inner.next_handle.fetch_add(1, Ordering::Relaxed);
+        let parsed: Target = target.parse()?;
+        let read_only = self
+            .call(move |pool| async move {
+                let volume = pool.open(&parsed)?;
+                let read_only = volume.is_read_only();
+                keep(id, volume);
+                Ok(read_only)
+            })
+            .await?;
+        Ok(self.handle(id, target.to_owned(), read_only))
+    }
+
+    /// All volumes, by name; with `exclusive`, also what deleting each would free.
+    ///
+    /// # Errors
+    /// See [`LocalPool::volumes`].
+    pub async fn volumes(&self, exclusive: bool) -> Result<Vec<VolumeInfo>> {
+        self.call(move |pool| async move { pool.volumes(exclusive).await }).await
+    }
+
+    /// One volume, with its exclusive bytes.
+    ///
+    /// # Errors
+    /// See [`LocalPool::volume_info`].
+    pub async fn volume_info(&self, name: &str) -> Result<VolumeInfo> {
+        let name = name.to_owned();
+        self.call(move |pool| async move { pool.volume_info(&name).await }).await
+    }
+
+    /// Snapshots of one volume, or of all; with `exclusive`, also what deleting each would free.
+    ///
+    /// # Errors
+    /// See [`LocalPool::snapshots`].
+    pub async fn snapshots(&self, volume: Option<&str>, exclusive: bool) -> Result<Vec<SnapshotInfo>> {
+        let volume = volume.map(str::to_owned);
+        self.call(move |pool| async move { pool.snapshots(volume.as_deref(), exclusive).await }).await
+    }
+
+    /// One snapshot, with its exclusive bytes.
+    ///
+    /// # Errors
+    /// See [`LocalPool::snapshot_info`].
+    pub async fn snapshot_info(&self, target: &Target) -> Result<SnapshotInfo> {
+        let target = target.clone();
+        self.call(move |pool| async move { pool.snapshot_info(&target).await }).await
+    }
+
+    /// Takes snapshots of one or several volumes at one moment.
+    ///
+    /// # Errors
+    /// See [`LocalPool::snapshot`].
+    pub async fn snapshot(&self, targets: &[Target]) -> Result<Vec<SnapshotInfo>> {
+        let targets = targets.to_vec();
+        self.call(move |pool| async move { pool.snapshot(&targets).await }).await
+    }
+
+    /// Makes a volume that starts as a snapshot.
+    ///
+    /// # Errors
+    /// See [`LocalPool::clone_volume`].
+    pub async fn clone_volume(&self, snapshot: &Target, name: &str, size: Option<u64>) -> Result<VolumeInfo> {
+        let (snapshot, name) = (snapshot.clone(), name.to_owned());
+        self.call(move |pool| async move { pool.clone_volume(&snapshot, &name, size).await }).await
+    }
+
+    /// Sets a volume back to one of its snapshots.
+    ///
+    /// # Errors
+    /// See [`LocalPool::revert`].
+    pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
+        let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
+        self.call(move |pool| async move { pool.revert(&volume, &snapshot, force).await }).await
+    }
+
+    /// Gives a volume another name.
+    ///
+    /// # Errors
+    /// See [`LocalPool::rename`].
+    pub async fn rename(&self, volume: &str, new_name: &str) -> Result<VolumeInfo> {
+        let (volume, new_name) = (volume.to_owned(), new_name.to_owned());
+        self.call(move |pool| async move { pool.rename(&volume, &new_name).await }).await
+    }
+
+    /// Grows a volume.
+    ///
+    /// # Errors
+    /// See [`LocalPool::resize`].
+    pub async fn resize(&self, volume: &str, size: u64) -> Result<VolumeInfo> {
+        let volume = volume.to_owned();
+        self.call(move |pool| async move { pool.resize(&volume, size).await }).await
+    }
+
+    /// Changes a volume's options.
+    ///
+    /// # Errors
+    /// See [`LocalPool::set_options`].
+    pub async fn set_options(&self, volume: &str, options: VolumeOptions) -> Result<VolumeInfo> {
+        let volume = volume.to_owned();
+        self.call(move |pool| async move { pool.set_options(&volume, options).await }).await
+    }
+
+    /// Deletes a volume; returns what was deleted.
+    ///
+    /// # Errors
+    /// See [`LocalPool::delete_volume`].
+    pub async fn delete_volume(&self, name: &str, cascade: bool) -> Result<Vec<String>> {
+        let name = name.to_owned();
+        self.call(move |pool| async move { pool.delete_volume(&name, cascade).await }).await
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// See [`LocalPool::delete_snapshot`].
+    pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
+        let target = target.clone();
+        self.call(move |pool| async move { pool.delete_snapshot(&target).await }).await
+    }
+
+    /// What `to` holds that `from` does not: a page, from `offset` on.
+    ///
+    /// # Errors
+    /// See [`LocalPool::diff`].
+    pub async fn diff(&self, from: Option<&Target>, to: &Target, offset: u64) -> Result<ExtentPage> {
+        let (from, to) = (from.cloned(), to.clone());
+        self.call(move |pool| async move { pool.diff(from.as_ref(), &to, offset).await }).await
+    }
+
+    /// The state of the pool.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn stats(&self) -> Result<PoolStats> {
+        self.call(|pool| async move { Ok(pool.stats()) }).await
+    }
+
+    /// Events from number `since` on.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn events(&self, since: u64) -> Result<Vec<(u64, Event)>> {
+        self.call(move |pool| async move { Ok(pool.events(since)) }).await
+    }
+
+    /// Verifies the pool while it stays in use.
+    ///
+    /// # Errors
+    /// See [`LocalPool::check`].
+    pub async fn check(&self, read_data: bool, progress: impl Fn(u64, u64) + Send + 'static) -> Result<CheckReport> {
+        self.call(move |pool| async move { pool.check(read_data, progress).await }).await
+    }
+
+    /// Waits until everything deleted so far has given back its space.
+    ///
+    /// # Errors
+    /// See [`LocalPool::wait_deleted`].
+    pub async fn wait_deleted(&self) -> Result<()> {
+        self.call(|pool| async move { pool.wait_deleted().await }).await
+    }
+
+    /// Commits everything and makes a checkpoint.
+    ///
+    /// # Errors
+    /// See [`LocalPool::checkpoint`].
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.call(|pool| async move { pool.checkpoint().await }).await
+    }
+
+    /// Commits, makes a checkpoint and stops the reactor. Later calls on any handle fail with `Closed`. When it returns, the file
+    /// is free to be opened again.
+    ///
+    /// # Errors
+    /// Those of the last checkpoint; the pool is closed all the same.
+    pub async fn close(&self) -> Result<()> {
+        let outcome = self.inner.run(LocalPool::shut_down).await;
+        let (sender, ended) = oneshot::channel();
+        let waiting = match &mut *self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner) {
+            Ended::Waiting(list) => {
+                list.push(sender);
+                true
+            }
+            Ended::Done => false,
+        };
+        if waiting {
+            // Sent, or dropped with the list: the thread has ended in both cases.
+            let _ended = ended.await;
+        }
+        outcome.unwrap_or(Ok(()))
+    }
+}
+
+impl LocalPool {
+    /// The end: everything durable, then the reactor stops after this turn.
+    async fn shut_down(self) -> Result<()> {
+        let core = self.core;
+        core.closing.set(true);
+        OPEN.with_borrow_mut(FxHashMap::clear);
+        let outcome = if core.opened_read_only || core.latch.borrow().is_some() { Ok(()) } else { core.checkpoint().await };
+        core.reactor.stop();
+        outcome
+    }
+}
+
+/// The reactor thread's life.
+fn run_reactor(opening: Opening, shared: &Arc<Shared>, ready: oneshot::Sender<Result<()>>) {
+    let reactor = match opening.reactor(shared) {
+        Ok(reactor) => reactor,
+        Err(error) => {
+            let _nobody_waits = ready.send(Err(error));
+            return;
+        }
+    };
+    let handle = reactor.clone();
+    reactor
+        .spawn(async move {
+            match opening.open(handle.clone()).await {
+                Ok(core) => {
+                    LOCAL.set(Some(LocalPool { core }));
+                    if ready.send(Ok(())).is_err() {
+                        handle.stop();
+                    }
+                }
+                Err(error) => {
+                    let _nobody_waits = ready.send(Err(error));
+                    handle.stop();
+                }
+            }
+        })
+        .detach();
+    reactor.run();
+    OPEN.with_borrow_mut(FxHashMap::clear);
+    drop(LOCAL.take());
+    drop(reactor);
+}
+
+fn keep(id: u64, volume: LocalVolume) {
+    OPEN.with_borrow_mut(|open| drop(open.insert(id, volume)));
+}
+
+fn kept(id: u64) -> Result<LocalVolume> {
+    OPEN.with_borrow(|open| open.get(&id).cloned()).ok_or_else(|| closed("the pool is closed"))
+}
+
+impl Inner {
+    async fn run<T, F>(&self, f: impl FnOnce(LocalPool) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let gone = || closed(format!("pool {} is closed", self.path.display()));
+        let (sender, answer) = oneshot::channel();
+        let job = Box::new(move || {
+            let Some(pool) = LOCAL.with_borrow(Option::clone) else { return };
+            let reactor = pool.core.reactor.clone();
+            reactor
+                .spawn(async move {
+                    let _nobody_waits = sender.send(f(pool).await);
+                })
+                .detach();
+        });
+        self.shared.post(job).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+}
+
+impl Drop for Inner {
+    /// The last handle is gone: close, and wait for the thread so that the file is free.
+    fn drop(&mut self) {
+        let job = Box::new(|| {
+            let Some(pool) = LOCAL.with_borrow(Option::clone) else { return };
+            let reactor = pool.core.reactor.clone();
+            reactor
+                .spawn(async move {
+                    // Nobody is left to tell; what was committed stays committed.
+                    let _outcome = pool.shut_down().await;
+                })
+                .detach();
+        });
+        let _stopped_already = self.shared.post(job);
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread.filter(|t| t.thread().id() != thread::current().id()) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// What a [`Volume`] handle stands for.
+struct Handle {
+    pool: Arc<Inner>,
+    id: u64,
+    name: String,
+    read_only: bool,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let id = self.id;
+        let _closed = self.pool.shared.post(Box::new(move || {
+            let gone = OPEN.with_borrow_mut(|open| open.remove(&id));
+            drop(gone);
+        }));
+    }
+}
+
+/// An open volume or snapshot, for any thread. Clones share it; the last one to go detaches. See [`LocalVolume`] for what each call
+/// does and returns.
+#[derive(Clone)]
+pub struct Volume {
+    inner: Arc<Handle>,
+}
+
+impl Volume {
+    async fn call<T, F>(&self, f: impl FnOnce(LocalVolume) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + 'static,
+    {
+        let id = self.inner.id;
+        self.inner.pool.run(move |_| async move { f(kept(id)?).await }).await?
+    }
+
+    /// The name under which it was opened.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Whether it is a snapshot (or its pool open for reading only).
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.inner.read_only
+    }
+
+    /// Present size in bytes.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn size(&self) -> Result<u64> {
+        self.call(|v| async move { Ok(v.size()) }).await
+    }
+
+    /// Reads `length` bytes at `offset` (multiples of 512).
+    ///
+    /// # Errors
+    /// See [`LocalVolume::read`].
+    pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
+        self.call(move |v| async move { v.read(offset, length).await }).await
+    }
+
+    /// Writes `data` at `offset` (multiples of 512); durable after the next flush.
+    ///
+    /// # Errors
+    /// See [`LocalVolume::write`].
+    pub async fn write(&self, offset: u64, data: IoBuf) -> Result<()> {
+        self.call(move |v| async move { v.write(offset, data, false).await }).await
+    }
+
+    /// Writes `data` at `offset`; durable when it returns.
+    ///
+    /// # Errors
+    /// See [`LocalVolume::write`].
+    pub async fn write_fua(&self, offset: u64, data: IoBuf) -> Result<()> {
+        self.call(move |v| async move { v.write(offset, data, true).await }).await
+    }
+
+    /// Makes everything acknowledged before durable.
+    ///
+    /// # Errors
+    /// See [`LocalVolume::flush`].
+    pub async fn flush(&self) -> Result<()> {
+        self.call(|v| async move { v.flush().await }).await
+    }
+
+    /// Turns whole blocks within a range into holes.
+    ///
+    /// # Errors
+    /// See [`LocalVolume::discard`].
+    pub async fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.call(move |v| async move { v.discard(offset, length, false).await }).await
+    }
+
+    /// Makes a range read as zeros.
+    ///
+    /// # Errors
+    /// See [`LocalVolume::write_zeroes`].
+    pub async fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+        self.call(move |v| async move { v.write_zeroes(offset, length, false).await }).await
+    }
+
+    /// A page of what a range holds.
+    ///
+    /// # Errors
+    /// See [`LocalVolume::extents`].
+    pub async fn extents(&self, offset: u64, length: u64) -> Result<ExtentPage> {
+        self.call(move |v| async move { v.extents(offset, length).await }).await
+    }
+
+    /// Takes a snapshot of this volume.
+    ///
+    /// # Errors
+    /// See [`LocalPool::snapshot`].
+    pub async fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        let (id, snapshot) = (self.inner.id, name.to_owned());
+        let taken = self.inner.pool.run(move |pool| async move {
+            let volume = kept(id)?.present_name()?;
+            pool.snapshot(&[Target { volume, snapshot: Some(snapshot) }]).await
+        });
+        taken.await??.pop().ok_or_else(|| closed("the snapshot was deleted at once"))
+    }
+}

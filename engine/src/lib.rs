@@ -1,0 +1,53 @@
+//! Cairn's block storage engine: thin volumes, snapshots, clones and exact differences in one pool.
+//!
+//! > Every write goes to a new place. A version is the root of a checksummed tree. Versions share what they have in common.
+//!
+//! A [`Pool`] is one file or block device. It holds volumes, which any thread reads and writes through [`Volume`] handles; exports run
+//! on the pool's own thread with [`LocalPool`] and [`LocalVolume`]. `DESIGN.md` beside this crate has the formats, the invariants and the
+//! order of writes.
+//!
+//! Layers point one way; a module uses only what stands before it in this list.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod units;
+mod error;
+mod info;
+mod names;
+mod storage;
+mod reactor;
+mod format;
+mod space;
+mod tree;
+mod layout;
+mod versions;
+mod journal;
+mod sweep;
+mod state;
+mod checkpoint;
+mod gather;
+mod core;
+mod commit;
+mod background;
+mod volume;
+mod admin;
+mod check;
+mod open;
+mod handle;
+
+pub use admin::{LocalPool, MAX_VOLUME, MIN_VOLUME};
+pub use async_task::Task;
+pub use error::{Error, ErrorKind, Result};
+pub use handle::{Pool, Volume};
+pub use info::{
+    CheckReport, Event, Extent, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, SyncMode, VolumeInfo, VolumeOptions,
+};
+pub use names::{MAX_NAME, Target};
+pub use open::{MIN_POOL, OpenOptions, PoolOptions, StorageKind};
+pub use reactor::Reactor;
+pub use storage::{
+    SendBuf,
+    buffer::{ALIGN, IoBuf},
+};
+pub use units::{BLOCK, BLOCK_SIZE, GIB, KIB, MIB, SECTOR, TIB, VersionId, VolumeId};
+pub use volume::LocalVolume;

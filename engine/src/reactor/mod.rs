@@ -1,0 +1,435 @@
+//! The reactor: one thread that owns a pool's storage, its state and its exports; a single-threaded executor.
+//!
+//! A *turn* runs every task that is ready, then the turn's end (where small writes that arrived in it are gathered), then
+//! submits and reaps I/O. After work the reactor polls for a short time before it sleeps, because a wake-up costs more than
+//! most requests.
+
+pub(crate) mod clock;
+pub(crate) mod notify;
+pub(crate) mod wake;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    io,
+    ops::Range,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_task::{Runnable, Task};
+
+use crate::storage::{Completion, Op, SendBuf, Storage, Token, buffer::IoBuf};
+use clock::Clock;
+use wake::Waker;
+
+/// How long the reactor polls after work before it sleeps.
+const SPIN: Duration = Duration::from_micros(40);
+/// Tasks run in one turn before I/O is looked at.
+const TASKS_PER_TURN: usize = 512;
+
+/// A job posted from another thread.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// What other threads may touch.
+pub(crate) struct Shared {
+    ready: Mutex<VecDeque<Runnable>>,
+    jobs: Mutex<Option<Vec<Job>>>,
+    pub(crate) wake: Arc<Waker>,
+}
+
+impl Shared {
+    pub(crate) fn new(wake: Arc<Waker>) -> Arc<Self> {
+        Arc::new(Self { ready: Mutex::default(), jobs: Mutex::new(Some(Vec::new())), wake })
+    }
+
+    /// Runs `job` on the reactor's thread; gives it back when the reactor has stopped.
+    pub(crate) fn post(&self, job: Job) -> Result<(), Job> {
+        match &mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(jobs) => jobs.push(job),
+            None => return Err(job),
+        }
+        self.wake.wake();
+        Ok(())
+    }
+
+    fn schedule(&self, runnable: Runnable) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push_back(runnable);
+        self.wake.wake();
+    }
+
+    fn take_jobs(&self) -> Vec<Job> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn has_work(&self) -> bool {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.as_ref().is_some_and(|j| !j.is_empty())
+            || !self.ready.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// State of one operation: in flight, or completed and not yet fetched.
+enum OpState {
+    Free,
+    Waiting(Option<std::task::Waker>),
+    /// Nobody waits any more; the completion frees the slot.
+    Abandoned,
+    Done(Completion),
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    storage: RefCell<Box<dyn Storage>>,
+    storage_name: &'static str,
+    clock: Box<dyn Clock>,
+    ops: RefCell<Vec<OpState>>,
+    free_ops: RefCell<Vec<Token>>,
+    timers: RefCell<BTreeMap<(Duration, u64), std::task::Waker>>,
+    next_timer: Cell<u64>,
+    turn_end: RefCell<Option<Rc<dyn Fn()>>>,
+    stopping: Cell<bool>,
+}
+
+/// Handle to the reactor, for code that runs on its thread: tasks, timers, sockets and the pool's file.
+///
+/// It is neither `Send` nor `Sync`; other threads reach a pool through [`Pool`](crate::Pool).
+#[derive(Clone)]
+pub struct Reactor {
+    inner: Rc<Inner>,
+}
+
+impl Reactor {
+    pub(crate) fn new(shared: Arc<Shared>, storage: Box<dyn Storage>, clock: Box<dyn Clock>) -> Self {
+        let storage_name = storage.name();
+        Self {
+            inner: Rc::new(Inner {
+                shared,
+                storage: RefCell::new(storage),
+                storage_name,
+                clock,
+                ops: RefCell::default(),
+                free_ops: RefCell::default(),
+                timers: RefCell::default(),
+                next_timer: Cell::new(0),
+                turn_end: RefCell::default(),
+                stopping: Cell::new(false),
+            }),
+        }
+    }
+
+    /// Runs a future on this thread. The task is cancelled when its handle is dropped; `detach` lets it run on.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        let shared = self.inner.shared.clone();
+        let (runnable, task) = async_task::spawn_local(future, move |r| shared.schedule(r));
+        runnable.schedule();
+        task
+    }
+
+    /// Waits for `duration`.
+    pub async fn sleep(&self, duration: Duration) {
+        let at = self.inner.clock.now() + duration;
+        let number = self.inner.next_timer.get();
+        self.inner.next_timer.set(number + 1);
+        let timer = Timer { reactor: self.clone(), key: (at, number) };
+        timer.await;
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.clock.now()
+    }
+
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.inner.clock.unix_ms()
+    }
+
+    pub(crate) fn storage_name(&self) -> &'static str {
+        self.inner.storage_name
+    }
+
+    /// Starts an operation. The future hands back its buffers; dropped early, a socket operation is cancelled and any other
+    /// runs to its end unobserved.
+    pub(crate) fn submit(&self, op: Op) -> Pending {
+        let cancellable = matches!(op, Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. });
+        let token = self.inner.free_ops.borrow_mut().pop().unwrap_or_else(|| {
+            let mut ops = self.inner.ops.borrow_mut();
+            ops.push(OpState::Free);
+            ops.len() - 1
+        });
+        self.inner.ops.borrow_mut()[token] = OpState::Waiting(None);
+        self.inner.storage.borrow_mut().submit(token, op);
+        Pending { reactor: self.clone(), token, cancellable, finished: false }
+    }
+
+    /// Accepts a connection on a listening socket.
+    ///
+    /// # Errors
+    /// What `accept4` reports; `ECANCELED` when the reactor stops.
+    pub async fn accept(&self, listener: RawFd) -> io::Result<OwnedFd> {
+        let fd = self.submit(Op::Accept { fd: listener }).await.result?;
+        // SAFETY: the kernel just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    }
+
+    /// Receives up to `range.len()` bytes into `buf[range]`; 0 means that the peer closed. Gives the buffer back.
+    pub async fn recv(&self, fd: RawFd, buf: IoBuf, range: Range<usize>) -> (io::Result<usize>, IoBuf) {
+        if range.start > range.end || range.end > buf.len() {
+            return (Err(io::ErrorKind::InvalidInput.into()), buf);
+        }
+        let done = self.submit(Op::Recv { fd, buf, range }).await;
+        match done.op {
+            Op::Recv { buf, .. } => (done.result, buf),
+            _ => (Err(io::ErrorKind::Other.into()), IoBuf::with_len(0)),
+        }
+    }
+
+    /// Sends all of `bufs` in order. Only one send at a time may be under way on a socket.
+    ///
+    /// # Errors
+    /// What `sendmsg` reports; part of the bytes may have been sent.
+    pub async fn send(&self, fd: RawFd, mut bufs: Vec<SendBuf>) -> io::Result<()> {
+        let total: usize = bufs.iter().map(|b| b.bytes().len()).sum();
+        let mut sent = 0;
+        while sent < total {
+            let done = self.submit(Op::Send { fd, bufs, skip: sent }).await;
+            let Op::Send { bufs: back, .. } = done.op else { return Err(io::ErrorKind::Other.into()) };
+            bufs = back;
+            match done.result? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => sent += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what runs at the end of each turn.
+    pub(crate) fn at_turn_end(&self, f: Option<Rc<dyn Fn()>>) {
+        *self.inner.turn_end.borrow_mut() = f;
+    }
+
+    /// Ends [`Reactor::run`] after the current turn.
+    pub(crate) fn stop(&self) {
+        self.inner.stopping.set(true);
+    }
+
+    /// Runs tasks and I/O until [`Reactor::stop`]; then refuses jobs and drops what is left.
+    pub(crate) fn run(&self) {
+        let mut done = Vec::new();
+        let mut last_work = self.now();
+        while !self.inner.stopping.get() {
+            let ran = self.run_ready();
+            let turn_end = self.inner.turn_end.borrow().clone();
+            if let Some(f) = turn_end {
+                f();
+            }
+            let fired = self.fire_timers();
+            let busy = ran || fired || self.inner.shared.has_work();
+            let timeout = self.sleep_time(busy, last_work);
+            self.inner.storage.borrow_mut().wait(timeout, &mut done);
+            self.inner.shared.wake.awake();
+            if busy || !done.is_empty() {
+                last_work = self.now();
+            }
+            for completion in done.drain(..) {
+                self.complete(completion);
+            }
+        }
+        let jobs = self.inner.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(jobs);
+        self.drain_tasks();
+    }
+
+    /// How long to wait for I/O: not at all with work at hand or shortly after some, else until the next timer.
+    fn sleep_time(&self, busy: bool, last_work: Duration) -> Option<Duration> {
+        if busy || self.inner.stopping.get() || self.now().saturating_sub(last_work) < SPIN {
+            return Some(Duration::ZERO);
+        }
+        self.inner.shared.wake.prepare_sleep();
+        if self.inner.shared.has_work() {
+            return Some(Duration::ZERO);
+        }
+        let next = self.inner.timers.borrow().keys().next().map(|&(at, _)| at);
+        next.map(|at| at.saturating_sub(self.now()).max(Duration::from_micros(1)))
+    }
+
+    fn run_ready(&self) -> bool {
+        for job in self.inner.shared.take_jobs() {
+            job();
+        }
+        let mut ran = 0;
+        loop {
+            let batch = std::mem::take(&mut *self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner));
+            if batch.is_empty() {
+                return ran > 0;
+            }
+            let mut batch = batch.into_iter();
+            for runnable in batch.by_ref() {
+                let _rescheduled = runnable.run();
+                ran += 1;
+                if ran >= TASKS_PER_TURN {
+                    break;
+                }
+            }
+            if batch.len() > 0 {
+                let mut ready = self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner);
+                for (at, runnable) in batch.enumerate() {
+                    ready.insert(at, runnable);
+                }
+                return true;
+            }
+        }
+    }
+
+    fn fire_timers(&self) -> bool {
+        if self.inner.timers.borrow().is_empty() {
+            return false;
+        }
+        let now = self.now();
+        let mut fired = false;
+        loop {
+            let mut timers = self.inner.timers.borrow_mut();
+            let Some(entry) = timers.first_entry().filter(|e| e.key().0 <= now) else { return fired };
+            let waker = entry.remove();
+            drop(timers);
+            waker.wake();
+            fired = true;
+        }
+    }
+
+    fn complete(&self, completion: Completion) {
+        let token = completion.token;
+        let waker = {
+            let mut ops = self.inner.ops.borrow_mut();
+            match std::mem::replace(&mut ops[token], OpState::Free) {
+                OpState::Waiting(waker) => {
+                    ops[token] = OpState::Done(completion);
+                    waker
+                }
+                _ => {
+                    self.inner.free_ops.borrow_mut().push(token);
+                    close_unclaimed(&completion);
+                    None
+                }
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Drops every task that is still there, so that sockets close and locks are released.
+    fn drain_tasks(&self) {
+        self.at_turn_end(None);
+        let timers = std::mem::take(&mut *self.inner.timers.borrow_mut());
+        drop(timers);
+        let waiting: Vec<_> = self
+            .inner
+            .ops
+            .borrow_mut()
+            .iter_mut()
+            .filter_map(|op| match op {
+                OpState::Waiting(waker) => waker.take(),
+                _ => None,
+            })
+            .collect();
+        drop(waiting);
+        loop {
+            let batch = std::mem::take(&mut *self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner));
+            if batch.is_empty() {
+                break;
+            }
+            drop(batch);
+        }
+    }
+}
+
+/// A connection that was accepted after everybody had stopped waiting for it is closed again.
+fn close_unclaimed(completion: &Completion) {
+    if let (Op::Accept { .. }, Ok(fd)) = (&completion.op, &completion.result) {
+        // SAFETY: the kernel made this descriptor for an operation that nobody waits for; it is closed here once.
+        drop(unsafe { OwnedFd::from_raw_fd(*fd as RawFd) });
+    }
+}
+
+/// An operation in flight.
+pub(crate) struct Pending {
+    reactor: Reactor,
+    token: Token,
+    cancellable: bool,
+    finished: bool,
+}
+
+impl Future for Pending {
+    type Output = Completion;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion> {
+        let inner = self.reactor.inner.clone();
+        let mut ops = inner.ops.borrow_mut();
+        let state = &mut ops[self.token];
+        match state {
+            OpState::Waiting(waker) => {
+                if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                    *waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            _ => match std::mem::replace(state, OpState::Free) {
+                OpState::Done(completion) => {
+                    inner.free_ops.borrow_mut().push(self.token);
+                    self.finished = true;
+                    Poll::Ready(completion)
+                }
+                _ => unreachable!("an operation is polled after its end"),
+            },
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let mut ops = self.reactor.inner.ops.borrow_mut();
+        match std::mem::replace(&mut ops[self.token], OpState::Free) {
+            OpState::Waiting(_) => {
+                ops[self.token] = OpState::Abandoned;
+                drop(ops);
+                if self.cancellable {
+                    self.reactor.inner.storage.borrow_mut().cancel(self.token);
+                }
+            }
+            OpState::Done(completion) => {
+                close_unclaimed(&completion);
+                self.reactor.inner.free_ops.borrow_mut().push(self.token);
+            }
+            OpState::Free | OpState::Abandoned => {}
+        }
+    }
+}
+
+struct Timer {
+    reactor: Reactor,
+    key: (Duration, u64),
+}
+
+impl Future for Timer {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reactor.now() >= self.key.0 {
+            return Poll::Ready(());
+        }
+        let _previous = self.reactor.inner.timers.borrow_mut().insert(self.key, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let _removed = self.reactor.inner.timers.borrow_mut().remove(&self.key);
+    }
+}

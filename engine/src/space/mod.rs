@@ -1,0 +1,479 @@
+//! Space: which blocks are in use, which may be handed out, and when a released block may be handed out again.
+//!
+//! A block goes through these states:
+//!
+//! ```text
+//! free --reserve--> reserved --acquire--> in use --release--> releasing --(commits or checkpoint, reads over)--> free
+//!                      \---forfeit---------------------------------------------------------------------------> free
+//! ```
+//!
+//! Invariants:
+//! - `taken` is set for every block that is not free; `reach` for exactly those in use.
+//! - A released data block becomes free when two further journal groups are committed (the group that released it, so that
+//!   replay never needs its old content, and one more, so that the *last* group of a journal can always be verified against
+//!   the data that it names) and no read that began before is in flight.
+//! - A released node becomes free when a checkpoint that no longer refers to it is durable.
+//! - Blocks are handed out only from *backed* segments (4 MiB), for which the file system has set room aside.
+
+pub(crate) mod bitmap;
+pub(crate) mod reach;
+
+use std::collections::VecDeque;
+
+use bitmap::{Bitmap, Run};
+use reach::Reach;
+
+/// Blocks in a segment, the unit of growth and of giving back: 4 MiB.
+pub(crate) const SEGMENT: u64 = 1024;
+/// Longest run handed out at once.
+const LONGEST_RUN: u64 = 4096;
+
+/// Who asks for blocks, and how deep into the reserve they may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// New data: leaves the reserve alone.
+    Data,
+    /// Data that replaces data owned by the same volume: may use half of the reserve, since as much comes free.
+    Overwrite,
+    /// Nodes and tables of a checkpoint: may use everything.
+    Metadata,
+}
+
+/// Why no blocks could be handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shortage {
+    /// Room must be set aside in the file first.
+    Unbacked,
+    /// Blocks are on their way to being free: commit or checkpoint, then ask again.
+    Releasing,
+    /// The pool is full.
+    Full,
+}
+
+/// Blocks released while one journal group was open.
+#[derive(Default)]
+struct Released {
+    /// The group that holds the records.
+    group: u64,
+    /// The read era that was current when the group was sealed.
+    era: u64,
+    runs: Vec<Run>,
+}
+
+pub(crate) struct Space {
+    taken: Bitmap,
+    pub(crate) reach: Reach,
+    data_start: u64,
+    data_end: u64,
+    cursor: u64,
+    /// The free run ahead of the cursor that is being handed out.
+    current: Run,
+    backed: Vec<bool>,
+    backed_free_hint: u64,
+    /// Segments whose room the file system refused.
+    refused: bool,
+    reserve: u64,
+    /// Dirty nodes in memory: each will need a block at the next checkpoint.
+    promised: u64,
+    open: Vec<Run>,
+    sealed: VecDeque<Released>,
+    nodes_open: Vec<Run>,
+    nodes_frozen: Vec<Run>,
+    releasing: u64,
+    eras: VecDeque<(u64, u64)>,
+    thin: bool,
+    /// The journal is being replayed: data that it releases is free at once, since its record is committed.
+    pub(crate) replaying: bool,
+}
+
+impl Space {
+    /// The space of a pool whose allocatable blocks are `data_start..data_end`, with `reach` in use. `thin`: the pool is a file that
+    /// grows as it is used.
+    pub(crate) fn new(total: u64, data_start: u64, data_end: u64, reach: Reach, thin: bool) -> Self {
+        let mut taken = Bitmap::new(total, data_start..data_end);
+        let mut backed = vec![!thin; total.div_ceil(SEGMENT) as usize];
+        reach.for_runs(|run| {
+            let _changed = taken.set(run);
+            // A segment is given back only when all of it is free: one with a block in use still has its room.
+            for segment in run.start / SEGMENT..=(run.end() - 1) / SEGMENT {
+                backed[segment as usize] = true;
+            }
+        });
+        let blocks = data_end - data_start;
+        let mut this = Self {
+            taken,
+            reach,
+            data_start,
+            data_end,
+            cursor: data_start,
+            current: Run { start: data_start, len: 0 },
+            backed,
+            backed_free_hint: 0,
+            refused: false,
+            reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
+            promised: 0,
+            open: Vec::new(),
+            sealed: VecDeque::new(),
+            nodes_open: Vec::new(),
+            nodes_frozen: Vec::new(),
+            releasing: 0,
+            eras: VecDeque::from([(0, 0)]),
+            thin,
+            replaying: false,
+        };
+        this.backed_free_hint = this.count_backed_free();
+        this
+    }
+
+    // ---- what there is ----
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.data_end - self.data_start
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        self.taken.free()
+    }
+
+    pub(crate) fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
+    pub(crate) fn releasing(&self) -> u64 {
+        self.releasing
+    }
+
+    pub(crate) fn is_allocatable(&self, block: u64) -> bool {
+        (self.data_start..self.data_end).contains(&block)
+    }
+
+    /// Tells how many dirty nodes wait for the next checkpoint.
+    pub(crate) fn set_promised(&mut self, nodes: u64) {
+        self.promised = nodes;
+    }
+
+    fn floor(&self, purpose: Purpose) -> u64 {
+        match purpose {
+            Purpose::Data => self.promised + self.reserve,
+            Purpose::Overwrite => self.promised + self.reserve / 2,
+            Purpose::Metadata => 0,
+        }
+    }
+
+    /// Whether plain writes are at the point where only overwrites may go on.
+    pub(crate) fn is_tight(&self, blocks: u64) -> bool {
+        self.free() < self.floor(Purpose::Data) + blocks
+    }
+
+    // ---- reserving ----
+
+    /// Hands out one run of 1 to `want` blocks ahead of the cursor.
+    pub(crate) fn reserve_run(&mut self, want: u64, purpose: Purpose) -> Result<Run, Shortage> {
+        let floor = self.floor(purpose);
+        let room = self.free().saturating_sub(floor);
+        if room == 0 {
+            return Err(if self.releasing > 0 { Shortage::Releasing } else { Shortage::Full });
+        }
+        if self.current.len == 0 || !self.taken.all_clear(Run { start: self.current.start, len: 1 }) {
+            self.current = self.next_run()?;
+        }
+        let run = Run { start: self.current.start, len: want.min(room).min(self.current.len) };
+        self.current = Run { start: run.end(), len: self.current.len - run.len };
+        self.cursor = run.end();
+        let fresh = self.taken.set(run);
+        debug_assert_eq!(fresh, run.len, "handed out twice");
+        self.backed_free_hint = self.backed_free_hint.saturating_sub(run.len);
+        Ok(run)
+    }
+
+    /// Long free runs first: ahead in backed segments, then (if much of what is backed is in use) by growing, then behind; single
+    /// blocks last.
+    fn next_run(&mut self) -> Result<Run, Shortage> {
+        if let Some(run) = self.find_backed_long(self.cursor, self.data_end) {
+            return Ok(run);
+        }
+        let unbacked = self.next_unbacked().is_some();
+        let backed_total = self.backed.iter().filter(|&&b| b).count() as u64 * SEGMENT;
+        self.backed_free_hint = self.count_backed_free();
+        let much_free = self.backed_free_hint * 4 >= backed_total && self.backed_free_hint > 4 * SEGMENT;
+        if unbacked && !much_free {
+            return Err(Shortage::Unbacked);
+        }
+        if let Some(run) = self.find_backed_long(self.data_start, self.data_end) {
+            return Ok(run);
+        }
+        if unbacked {
+            return Err(Shortage::Unbacked);
+        }
+        self.find_backed_any().ok_or(if self.releasing > 0 { Shortage::Releasing } else { Shortage::Full })
+    }
+
+    fn find_backed_long(&self, from: u64, to: u64) -> Option<Run> {
+        let mut at = from;
+        while let Some(run) = self.taken.find_long(at, to, LONGEST_RUN) {
+            let mut len = 0;
+            while len < run.len && self.backed[((run.start + len) / SEGMENT) as usize] {
+                len = ((run.start + len) / SEGMENT + 1) * SEGMENT - run.start;
+            }
+            if len > 0 {
+                return Some(Run { start: run.start, len: len.min(run.len) });
+            }
+            at = (run.start / SEGMENT + 1) * SEGMENT;
+        }
+        None
+    }
+
+    fn find_backed_any(&self) -> Option<Run> {
+        for (from, to) in [(self.cursor, self.data_end), (self.data_start, self.cursor)] {
+            let mut at = from;
+            while let Some(run) = self.taken.find_any(at, to) {
+                if self.backed[(run.start / SEGMENT) as usize] {
+                    return Some(run);
+                }
+                at = (run.start / SEGMENT + 1) * SEGMENT;
+            }
+        }
+        None
+    }
+
+    fn count_backed_free(&self) -> u64 {
+        if !self.thin {
+            return self.free();
+        }
+        let mut free = 0;
+        for (segment, _) in self.backed.iter().enumerate().filter(|(_, b)| **b) {
+            let start = (segment as u64 * SEGMENT).max(self.data_start);
+            let end = ((segment as u64 + 1) * SEGMENT).min(self.data_end);
+            let mut at = start;
+            while let Some(run) = self.taken.find_any(at, end) {
+                free += run.len;
+                at = run.end();
+            }
+        }
+        free
+    }
+
+    // ---- growing and giving back ----
+
+    fn next_unbacked(&self) -> Option<u64> {
+        if self.refused || !self.thin {
+            return None;
+        }
+        let first = self.data_start / SEGMENT;
+        let last = (self.data_end - 1) / SEGMENT;
+        let from = self.cursor / SEGMENT;
+        (from..=last).chain(first..from).find(|&s| !self.backed[s as usize])
+    }
+
+    /// Up to `limit` neighbouring segments without room, nearest ahead of the cursor.
+    pub(crate) fn segments_to_back(&self, limit: u64) -> Option<Run> {
+        let first = self.next_unbacked()?;
+        let last = (self.data_end - 1) / SEGMENT;
+        let len = (first..=last).take_while(|&s| !self.backed[s as usize]).take(limit as usize).count() as u64;
+        Some(Run { start: first, len })
+    }
+
+    /// Room was set aside for these segments (or the file system cannot say, and writes find out).
+    pub(crate) fn set_backed(&mut self, segments: Run) {
+        for s in segments.start..segments.end() {
+            self.backed[s as usize] = true;
+        }
+        self.backed_free_hint = self.count_backed_free();
+    }
+
+    /// The file system has no room: do not ask again until something was given back or `retry` is called.
+    pub(crate) fn refuse_backing(&mut self) {
+        self.refused = true;
+    }
+
+    /// Growing may be tried again.
+    pub(crate) fn retry_backing(&mut self) {
+        self.refused = false;
+    }
+
+    /// Whether growth should begin before it is needed: little is left ahead that is backed and free.
+    pub(crate) fn wants_backing(&self, ahead: u64) -> bool {
+        self.backed_free_hint < ahead && self.next_unbacked().is_some()
+    }
+
+    /// Backed segments, other than the cursor's, of which every block is free, at most `limit`. They are taken out of use until
+    /// [`Space::gave_back`].
+    pub(crate) fn take_empty_segments(&mut self, limit: usize) -> Vec<u64> {
+        if !self.thin {
+            return Vec::new();
+        }
+        let first = self.data_start.div_ceil(SEGMENT);
+        let last = self.data_end / SEGMENT;
+        let near = self.cursor / SEGMENT..self.cursor / SEGMENT + 16;
+        let found: Vec<u64> = (first..last)
+            .filter(|s| self.backed[*s as usize] && !near.contains(s))
+            .filter(|s| self.taken.all_clear(Run { start: s * SEGMENT, len: SEGMENT }))
+            .take(limit)
+            .collect();
+        for &s in &found {
+            self.backed[s as usize] = false;
+            let _blocks = self.taken.set(Run { start: s * SEGMENT, len: SEGMENT });
+        }
+        found
+    }
+
+    /// The room of a segment was given back; its blocks may be used again once it is backed anew.
+    pub(crate) fn gave_back(&mut self, segment: u64) {
+        let _blocks = self.taken.clear(Run { start: segment * SEGMENT, len: SEGMENT });
+        self.refused = false;
+    }
+
+    // ---- the life of blocks ----
+
+    /// Reserved blocks are in use from now on.
+    pub(crate) fn acquire(&mut self, run: Run) {
+        let fresh = self.reach.add(run);
+        debug_assert_eq!(fresh, run.len, "acquired twice");
+    }
+
+    /// Blocks named by a replayed record or a checkpoint are in use; says whether they were free.
+    pub(crate) fn acquire_exact(&mut self, run: Run) -> bool {
+        let inside = self.is_allocatable(run.start) && run.end() <= self.data_end;
+        if !inside {
+            return false;
+        }
+        let _fresh = self.taken.set(run);
+        for segment in run.start / SEGMENT..=(run.end() - 1) / SEGMENT {
+            self.backed[segment as usize] = true;
+        }
+        self.reach.add(run) == run.len
+    }
+
+    /// Reserved blocks were not used after all.
+    pub(crate) fn forfeit(&mut self, run: Run) {
+        let _changed = self.taken.clear(run);
+    }
+
+    /// A data block is no longer in use; its record belongs to the open group.
+    pub(crate) fn release_data(&mut self, block: u64) {
+        if !self.leave(block) {
+            return;
+        }
+        if self.replaying {
+            let _freed = self.taken.clear(Run { start: block, len: 1 });
+            return;
+        }
+        self.releasing += 1;
+        push_run(&mut self.open, block);
+    }
+
+    /// A node is no longer in use; the next checkpoint will not refer to it.
+    pub(crate) fn release_node(&mut self, block: u64) {
+        if self.leave(block) {
+            self.releasing += 1;
+            push_run(&mut self.nodes_open, block);
+        }
+    }
+
+    /// A metadata block that the running checkpoint replaces: it is free once that checkpoint is durable.
+    pub(crate) fn release_frozen(&mut self, block: u64) {
+        if self.leave(block) {
+            self.releasing += 1;
+            push_run(&mut self.nodes_frozen, block);
+        }
+    }
+
+    /// Takes a block out of use. A block that is not in use is left alone: on a damaged pool, freeing too little is the safe mistake.
+    fn leave(&mut self, block: u64) -> bool {
+        let gone = self.is_allocatable(block) && self.reach.remove(Run { start: block, len: 1 }) == 1;
+        debug_assert!(gone, "block {block} is released twice");
+        gone
+    }
+
+    /// The open group was sealed with number `group`.
+    pub(crate) fn seal(&mut self, group: u64) {
+        let runs = std::mem::take(&mut self.open);
+        let era = self.next_era();
+        if !runs.is_empty() {
+            self.sealed.push_back(Released { group, era, runs });
+        }
+    }
+
+    /// All groups up to `group` are committed: what was released two groups ago may become free.
+    pub(crate) fn committed(&mut self, group: u64) {
+        let oldest_read = self.oldest_read();
+        while let Some(front) = self.sealed.front() {
+            if front.group >= group || front.era >= oldest_read {
+                break;
+            }
+            let Some(batch) = self.sealed.pop_front() else { break };
+            for run in batch.runs {
+                self.free_run(run);
+            }
+        }
+    }
+
+    /// Whether released blocks wait only for commits and reads.
+    pub(crate) fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty() || !self.open.is_empty()
+    }
+
+    /// A checkpoint begins: node releases from here on belong to the next one.
+    pub(crate) fn freeze(&mut self) {
+        debug_assert!(self.nodes_frozen.is_empty());
+        self.nodes_frozen = std::mem::take(&mut self.nodes_open);
+    }
+
+    /// The checkpoint is durable.
+    pub(crate) fn checkpointed(&mut self) {
+        for run in std::mem::take(&mut self.nodes_frozen) {
+            self.free_run(run);
+        }
+    }
+
+    fn free_run(&mut self, run: Run) {
+        let freed = self.taken.clear(run);
+        debug_assert_eq!(freed, run.len, "freed twice");
+        self.releasing -= freed;
+        self.backed_free_hint += freed;
+    }
+
+    // ---- reads in flight ----
+
+    /// A read begins; hand the era back to [`Space::end_read`].
+    pub(crate) fn begin_read(&mut self) -> u64 {
+        match self.eras.back_mut() {
+            Some((era, reads)) => {
+                *reads += 1;
+                *era
+            }
+            None => 0,
+        }
+    }
+
+    pub(crate) fn end_read(&mut self, era: u64) {
+        if let Ok(at) = self.eras.binary_search_by_key(&era, |(e, _)| *e) {
+            self.eras[at].1 -= 1;
+        }
+        while self.eras.len() > 1 && self.eras.front().is_some_and(|(_, reads)| *reads == 0) {
+            let _over = self.eras.pop_front();
+        }
+    }
+
+    fn next_era(&mut self) -> u64 {
+        let era = self.eras.back().map_or(0, |(e, _)| *e);
+        self.eras.push_back((era + 1, 0));
+        while self.eras.len() > 1 && self.eras.front().is_some_and(|(_, reads)| *reads == 0) {
+            let _over = self.eras.pop_front();
+        }
+        era
+    }
+
+    /// The oldest era with a read in flight, or the current one.
+    fn oldest_read(&self) -> u64 {
+        self.eras.iter().find(|(_, reads)| *reads > 0).or(self.eras.back()).map_or(0, |(e, _)| *e)
+    }
+}
+
+/// Adds a block to a list of runs, joining it with the last one where they touch.
+fn push_run(runs: &mut Vec<Run>, block: u64) {
+    match runs.last_mut() {
+        Some(last) if last.end() == block => last.len += 1,
+        _ => runs.push(Run { start: block, len: 1 }),
+    }
+}

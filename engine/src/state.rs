@@ -1,0 +1,449 @@
+//! The state of a pool in memory, and every way in which it changes.
+//!
+//! Each change is one synchronous step that alters the state *and* appends its record to the journal, so the order of records
+//! is the order of changes; opening replays the same steps. A step that needs a node that is not in memory changes nothing.
+
+use std::collections::VecDeque;
+
+use crate::{
+    format::{node, pointer::Pointer, record::Record},
+    info::{Event, VolumeOptions},
+    journal::Pending,
+    space::{Space, bitmap::Run},
+    sweep::{Mode, Outcome, Sweep},
+    tree::{
+        Missing, Nodes,
+        edit::Edit,
+        lookup::Tree,
+        slot_of,
+    },
+    units::{BlockIndex, Epoch, PhysicalBlock, VersionId, VolumeId},
+    versions::{Lineage, State as VersionState, Version, depth_for, span},
+};
+
+/// Result of a step that may need nodes.
+pub(crate) type Step<T> = Result<T, Missing>;
+
+/// Events kept for readers that come later.
+const EVENTS_KEPT: usize = 1024;
+/// Leaves visited by one step of a deletion.
+const LEAVES_PER_STEP: u32 = 8;
+
+pub(crate) struct State {
+    pub(crate) nodes: Nodes,
+    pub(crate) space: Space,
+    pub(crate) lineage: Lineage,
+    pub(crate) journal: Pending,
+    pub(crate) events: VecDeque<(u64, Event)>,
+    pub(crate) next_event: u64,
+    pub(crate) checksum_errors: u64,
+    /// Blocks overwritten by versions that do not own them, since branch points were pruned last.
+    pub(crate) divergence: u64,
+    /// A version whose data blocks are being counted: how far, and how many so far.
+    pub(crate) counting: Option<(VersionId, u64, u64)>,
+    /// Blocks freed by the walk at the front of the deletion queue.
+    pub(crate) freed: u64,
+    /// While the journal is replayed: nothing is journaled, and released data is free at once.
+    pub(crate) replaying: bool,
+}
+
+/// What one step of background deletion did.
+pub(crate) enum Deletion {
+    /// Nothing is queued.
+    Idle,
+    /// Went on; call again.
+    Progress,
+}
+
+pub(crate) fn tree_of(version: &Version) -> Tree {
+    Tree { root: version.root, depth: version.depth }
+}
+
+impl State {
+    pub(crate) fn record(&mut self, record: &Record<'_>) {
+        if !self.replaying {
+            self.journal.append(record);
+        }
+    }
+
+    pub(crate) fn set_replaying(&mut self, on: bool) {
+        self.replaying = on;
+        self.space.replaying = on;
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.events.push_back((self.next_event, event));
+        self.next_event += 1;
+        while self.events.len() > EVENTS_KEPT {
+            let _old = self.events.pop_front();
+        }
+    }
+
+    /// Runs an edit of `version`'s tree and keeps its root, counts and flags right. The edit says how the number of data blocks changed at
+    /// `block`.
+    fn edit(&mut self, id: VersionId, block: u64, f: impl FnOnce(&mut Edit<'_>) -> Step<i64>) -> Step<()> {
+        let Some(version) = self.lineage.get(id) else { return Ok(()) };
+        let floor = self.lineage.floor(version);
+        let (before, depth, data) = (version.root, version.depth, version.data_blocks);
+        let mut root = before;
+        let mut edit = Edit {
+            nodes: &mut self.nodes,
+            space: &mut self.space,
+            root: &mut root,
+            depth,
+            floor,
+            epoch: self.lineage.epoch,
+        };
+        let change = f(&mut edit)?;
+        let depth_after = edit.depth;
+        if root != before || change != 0 || depth_after != depth {
+            if let Some(version) = self.lineage.get_mut(id) {
+                version.root = root;
+                version.depth = depth_after;
+                version.data_blocks = data.saturating_add_signed(change);
+            }
+            let _new = self.lineage.dirty_roots.insert(id);
+        }
+        if let Some((counted, cursor, count)) = &mut self.counting {
+            if *counted == id && block < *cursor {
+                *count = count.saturating_add_signed(change);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- data ----
+
+    /// Blocks of one leaf from `block` on now lie at `place` on. The physical blocks are reserved (or, in replay, free).
+    pub(crate) fn write(&mut self, id: VersionId, block: u64, place: u64, crcs: &[u8]) -> Step<()> {
+        let epoch = self.lineage.epoch;
+        let count = crcs.len() as u64 / 4;
+        let replaying = self.replaying;
+        let mut shared = 0;
+        self.edit(id, block, |edit| {
+            let leaf = edit.leaf(block)?;
+            let run = Run { start: place, len: count };
+            if replaying {
+                let _fresh = edit.space.acquire_exact(run);
+            } else {
+                edit.space.acquire(run);
+            }
+            let mut change = 0;
+            for (i, crc) in crcs.as_chunks::<4>().0.iter().enumerate() {
+                let at = block + i as u64;
+                let pointer = Pointer::data(PhysicalBlock(place + i as u64), epoch, u32::from_le_bytes(*crc));
+                let grew = edit.set(leaf, at, pointer);
+                change += grew;
+                shared += u64::from(grew == 0);
+            }
+            Ok(change)
+        })?;
+        self.divergence += shared;
+        self.record(&Record::Write { version: id, block: BlockIndex(block), place: PhysicalBlock(place), crcs });
+        Ok(())
+    }
+
+    /// Turns blocks into holes, as far as one step goes: to the end of a leaf, or a whole subtree at once. Returns where it stopped.
+    pub(crate) fn clear(&mut self, id: VersionId, start: u64, end: u64) -> Step<u64> {
+        let Some(version) = self.lineage.get(id) else { return Ok(end) };
+        let tree = tree_of(version);
+        let limit = span(tree.depth).min(end);
+        if start >= limit {
+            return Ok(end);
+        }
+        // The highest subtree that begins here and lies within the range (behind the volume's end there is nothing).
+        let fits = |h: u32| start.is_multiple_of(span(h)) && (start + span(h) <= end || end >= version.blocks());
+        let height = (0..=tree.depth).rev().find(|&h| fits(h)).unwrap_or(0);
+        let cut = height >= 2 && self.lineage.floor(version).is_flat_over(start, start + span(height));
+        if let Some(hole_end) = self.hole_at(tree, start, if cut { height } else { 1 })? {
+            return Ok(hole_end.min(end));
+        }
+        if cut {
+            let detached = VersionId(self.lineage.next_version);
+            self.cut(id, start, height as u8, detached)?;
+            return Ok((start + span(height)).min(end));
+        }
+        let upto = limit.min((start / 256 + 1) * 256);
+        self.clear_leaf(id, start, upto)?;
+        Ok(upto)
+    }
+
+    /// End of the hole that `block` lies in, if a pointer of at least height `lowest` over it is one.
+    fn hole_at(&self, tree: Tree, block: u64, lowest: u32) -> Step<Option<u64>> {
+        let mut pointer = tree.root;
+        let mut height = tree.depth;
+        loop {
+            if pointer.is_hole() {
+                return Ok(Some((block / span(height) + 1) * span(height)));
+            }
+            if height <= lowest {
+                return Ok(None);
+            }
+            height -= 1;
+            pointer = node::get(self.nodes.get(pointer, height)?, slot_of(block, height));
+        }
+    }
+
+    /// Holes within one leaf.
+    pub(crate) fn clear_leaf(&mut self, id: VersionId, start: u64, end: u64) -> Step<()> {
+        self.edit(id, start, |edit| edit.clear_in_leaf(start, end))?;
+        self.record(&Record::Hole { version: id, block: BlockIndex(start), count: end - start });
+        Ok(())
+    }
+
+    /// Cuts a subtree off; what the version owned of it is freed in the background under the name of `detached`.
+    pub(crate) fn cut(&mut self, id: VersionId, block: u64, height: u8, detached: VersionId) -> Step<()> {
+        let h = u32::from(height);
+        let Some(version) = self.lineage.get(id) else { return Ok(()) };
+        let floor = self.lineage.floor(version);
+        let (volume, created_ms) = (version.volume, version.created_ms);
+        let whole = h >= version.depth;
+        let mut cut = Pointer::HOLE;
+        self.edit(id, block, |edit| {
+            cut = edit.cut(block, h.min(edit.depth))?;
+            Ok(0)
+        })?;
+        if let Some(version) = self.lineage.get_mut(id) {
+            if whole {
+                version.data_blocks = 0;
+                version.recount = false;
+            } else if !cut.is_hole() {
+                version.recount = true;
+            }
+        }
+        if self.counting.is_some_and(|(counted, ..)| counted == id) {
+            self.counting = None;
+        }
+        let end = block + span(h);
+        if !cut.is_hole() && floor.owns(cut.birth(), end) {
+            let mut rest = Version::new_volume(detached, volume, "", span(h) * 4096, created_ms, VolumeOptions::default());
+            rest.state = VersionState::Detached;
+            rest.root = cut;
+            rest.depth = h;
+            rest.floor = if end <= floor.cursor { floor.below } else { floor.above };
+            rest.deletion = self.lineage.next_deletion;
+            self.lineage.next_deletion += 1;
+            self.lineage.insert(rest);
+        }
+        self.lineage.next_version = self.lineage.next_version.max(detached.0 + 1);
+        self.record(&Record::Cut { version: id, block: BlockIndex(block), height, detached });
+        Ok(())
+    }
+
+    // ---- versions ----
+
+    pub(crate) fn create(
+        &mut self,
+        volume: VolumeId,
+        id: VersionId,
+        name: &str,
+        size: u64,
+        created_ms: u64,
+        options: VolumeOptions,
+    ) {
+        self.lineage.insert(Version::new_volume(id, volume, name, size, created_ms, options.clone()));
+        self.used_ids(id, volume);
+        self.record(&Record::Create { volume, version: id, created_ms, size, options, name });
+    }
+
+    fn used_ids(&mut self, id: VersionId, volume: VolumeId) {
+        self.lineage.next_version = self.lineage.next_version.max(id.0 + 1);
+        self.lineage.next_volume = self.lineage.next_volume.max(volume.0 + 1);
+    }
+
+    /// Freezes one live version of a set; the last one closes the epoch.
+    pub(crate) fn snapshot(&mut self, live: VersionId, frozen: VersionId, name: &str, created_ms: u64, last: bool) {
+        self.lineage.freeze(live, frozen, name, created_ms);
+        if last {
+            self.lineage.epoch = Epoch(self.lineage.epoch.0 + 1);
+        }
+        self.record(&Record::Snapshot { live, frozen, created_ms, last, name });
+    }
+
+    /// A new volume that starts as `snapshot`.
+    pub(crate) fn clone_version(
+        &mut self,
+        snapshot: VersionId,
+        (volume, id): (VolumeId, VersionId),
+        name: &str,
+        size: u64,
+        created_ms: u64,
+        options: VolumeOptions,
+    ) {
+        let Some(origin) = self.lineage.get(snapshot) else { return };
+        let mut version = Version::new_volume(id, volume, name, origin.size, created_ms, options.clone());
+        version.parent = Some(snapshot);
+        self.inherit(&mut version, snapshot);
+        self.lineage.insert(version);
+        self.used_ids(id, volume);
+        self.set_size(id, size);
+        self.record(&Record::Clone { snapshot, volume, version: id, created_ms, size, options, name });
+    }
+
+    fn inherit(&self, version: &mut Version, from: VersionId) {
+        if let Some(origin) = self.lineage.get(from) {
+            version.root = origin.root;
+            version.depth = origin.depth;
+            version.data_blocks = origin.data_blocks;
+            version.recount = origin.recount;
+        }
+    }
+
+    /// The volume of `live` goes on as `id`, with the content of `snapshot`.
+    pub(crate) fn revert(&mut self, live: VersionId, snapshot: VersionId, id: VersionId) {
+        let (Some(old), Some(origin)) = (self.lineage.get(live), self.lineage.get(snapshot)) else { return };
+        let mut version =
+            Version::new_volume(id, old.volume, &old.name, origin.size, old.created_ms, old.options.clone());
+        version.parent = Some(snapshot);
+        self.inherit(&mut version, snapshot);
+        self.lineage.enqueue(live);
+        self.lineage.next_version = self.lineage.next_version.max(id.0 + 1);
+        self.lineage.insert(version);
+        self.record(&Record::Revert { live, snapshot, version: id });
+    }
+
+    fn set_size(&mut self, id: VersionId, size: u64) {
+        let grown = self.edit(id, 0, |edit| {
+            edit.grow(depth_for(size))?;
+            Ok(0)
+        });
+        debug_assert!(grown.is_ok(), "growing needs no nodes");
+        if let Some(version) = self.lineage.get_mut(id) {
+            version.size = size;
+        }
+    }
+
+    pub(crate) fn resize(&mut self, id: VersionId, size: u64) {
+        self.set_size(id, size);
+        self.record(&Record::Resize { version: id, size });
+    }
+
+    pub(crate) fn rename(&mut self, id: VersionId, name: &str) {
+        self.lineage.rename(id, name);
+        self.record(&Record::Rename { version: id, name });
+    }
+
+    pub(crate) fn set_options(&mut self, id: VersionId, options: VolumeOptions) {
+        if let Some(version) = self.lineage.get_mut(id) {
+            version.options = options.clone();
+        }
+        self.record(&Record::Options { version: id, options });
+    }
+
+    pub(crate) fn delete(&mut self, id: VersionId) {
+        self.lineage.enqueue(id);
+        self.record(&Record::Delete { version: id });
+    }
+
+    /// A branch point is walked again.
+    pub(crate) fn prune(&mut self, id: VersionId) {
+        self.lineage.enqueue(id);
+        self.record(&Record::Prune { version: id });
+    }
+
+    pub(crate) fn counted(&mut self, id: VersionId, blocks: u64) {
+        if let Some(version) = self.lineage.get_mut(id) {
+            version.data_blocks = blocks;
+            version.recount = false;
+        }
+        self.record(&Record::Counted { version: id, blocks });
+    }
+
+    // ---- deletion ----
+
+    /// One bounded step of the walk at the front of the deletion queue.
+    pub(crate) fn deletion_step(&mut self) -> Step<Deletion> {
+        let Some(id) = self.lineage.front_of_queue().map(|v| v.id) else { return Ok(Deletion::Idle) };
+        let to = self.walk(id, u64::MAX, LEAVES_PER_STEP)?;
+        self.walked(id, to);
+        Ok(Deletion::Progress)
+    }
+
+    /// Replays a walk up to `to`.
+    pub(crate) fn replay_walk(&mut self, id: VersionId, to: u64) -> Step<()> {
+        while self.lineage.get(id).is_some_and(|v| v.cursor < to) {
+            let reached = self.walk(id, to, u32::MAX)?;
+            if let Some(v) = self.lineage.get_mut(id) {
+                v.cursor = reached.min(to);
+            }
+            if reached >= to {
+                break;
+            }
+        }
+        self.walked(id, to);
+        Ok(())
+    }
+
+    /// Walks `id` from its cursor on; returns how far, `u64::MAX` for all of it.
+    fn walk(&mut self, id: VersionId, until: u64, leaves: u32) -> Step<u64> {
+        let Some(version) = self.lineage.get(id) else { return Ok(u64::MAX) };
+        let (tree, cursor) = (tree_of(version), version.cursor);
+        let floor = self.lineage.floor(version).above;
+        let children: Vec<Tree> =
+            self.lineage.children(id).iter().filter_map(|c| self.lineage.get(*c)).map(tree_of).collect();
+        let mode = if children.len() >= 2 { Mode::Prune } else { Mode::Free };
+        let mut sweep = Sweep::new(&mut self.nodes, &mut self.space, floor, mode, cursor, until, leaves);
+        let outcome = sweep.run(tree, &children);
+        let (found, freed) = (std::mem::take(&mut sweep.found), sweep.data + sweep.node_count);
+        let reached = match outcome {
+            Outcome::Done => u64::MAX,
+            Outcome::Stopped(at) => at,
+            Outcome::Missing(missing) => return Err(missing),
+        };
+        self.freed += freed;
+        if let Some(&first) = found.first() {
+            // The path is in memory: the walk has just been there.
+            self.edit(id, first, |edit| {
+                let mut change = 0;
+                for &block in &found {
+                    change += edit.clear_in_leaf(block, block + 1)?;
+                }
+                Ok(change)
+            })?;
+        }
+        Ok(reached)
+    }
+
+    /// Notes that the walk of `id` came to `to`, and what follows when that is the end.
+    fn walked(&mut self, id: VersionId, to: u64) {
+        self.record(&Record::Walked { version: id, to });
+        if to != u64::MAX {
+            if let Some(version) = self.lineage.get_mut(id) {
+                version.cursor = to;
+            }
+            return;
+        }
+        let freed = std::mem::take(&mut self.freed) * 4096;
+        if self.lineage.children(id).len() >= 2 {
+            self.lineage.settle_as_branch(id);
+        } else {
+            if self.counting.is_some_and(|(counted, ..)| counted == id) {
+                self.counting = None;
+            }
+            if let Some(branch) = self.lineage.dissolve(id) {
+                // Decided by the state alone, so replay decides alike without a record.
+                self.lineage.enqueue(branch);
+            }
+        }
+        if !self.replaying {
+            self.event(Event::Deleted { version: id, freed });
+        }
+    }
+
+    /// Space that deleting `id` would free, a stretch at a time from block `from` on: blocks, and where to go on.
+    pub(crate) fn exclusive_step(&mut self, id: VersionId, from: u64) -> Step<(u64, Option<u64>)> {
+        let Some(version) = self.lineage.get(id) else { return Ok((0, None)) };
+        let tree = tree_of(version);
+        let floor = self.lineage.floor(version).above;
+        let children: Vec<Tree> =
+            self.lineage.children(id).iter().filter_map(|c| self.lineage.get(*c)).map(tree_of).collect();
+        let mut sweep = Sweep::new(&mut self.nodes, &mut self.space, floor, Mode::Count, from, u64::MAX, 128);
+        let outcome = sweep.run(tree, &children);
+        let blocks = sweep.data + sweep.node_count;
+        match outcome {
+            Outcome::Done => Ok((blocks, None)),
+            Outcome::Stopped(at) => Ok((blocks, Some(at))),
+            Outcome::Missing(missing) => Err(missing),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Owned I/O buffers, aligned for direct I/O.
+//!
+//! Invariant: the memory of an [`IoBuf`] is always initialised, aligned to [`ALIGN`], and owned by exactly one value;
+//! an operation in flight owns its buffer, so the kernel never writes into memory that somebody else sees.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+};
+
+/// Alignment of every buffer in bytes; enough for the direct I/O of any device met so far.
+pub const ALIGN: usize = 4096;
+
+/// Buffers of up to this many bytes are kept for reuse by the thread that drops them.
+const KEPT_CAPACITY: usize = 64 * 1024;
+/// How many of each size are kept per thread.
+const KEPT: usize = 256;
+
+/// Free buffers of one size, kept by a thread.
+struct Kept<const CAPACITY: usize>(RefCell<Vec<NonNull<u8>>>);
+
+impl<const CAPACITY: usize> Kept<CAPACITY> {
+    /// Takes the buffer unless there are enough already.
+    fn put(&self, ptr: NonNull<u8>) -> bool {
+        let mut list = self.0.borrow_mut();
+        let room = list.len() < KEPT;
+        if room {
+            list.push(ptr);
+        }
+        room
+    }
+}
+
+impl<const CAPACITY: usize> Drop for Kept<CAPACITY> {
+    fn drop(&mut self) {
+        for ptr in self.0.take() {
+            // SAFETY: `put` took over a buffer of this capacity from an `IoBuf` that let go of it.
+            unsafe { dealloc(ptr.as_ptr(), layout(CAPACITY)) }
+        }
+    }
+}
+
+thread_local! {
+    static SINGLE: Kept<ALIGN> = const { Kept(RefCell::new(Vec::new())) };
+    static LARGE: Kept<KEPT_CAPACITY> = const { Kept(RefCell::new(Vec::new())) };
+}
+
+/// An owned, aligned, initialised byte buffer.
+///
+/// ```
+/// use cairn_engine::IoBuf;
+/// let mut buf = IoBuf::zeroed(8192);
+/// buf[0] = 1;
+/// assert_eq!(buf.as_ptr() as usize % 4096, 0);
+/// assert_eq!(IoBuf::from(&buf[..512]).len(), 512);
+/// ```
+pub struct IoBuf {
+    ptr: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+}
+
+// SAFETY: an IoBuf owns its memory exclusively, as a Vec<u8> does.
+unsafe impl Send for IoBuf {}
+// SAFETY: shared access gives out only `&[u8]`.
+unsafe impl Sync for IoBuf {}
+
+fn layout(capacity: usize) -> Layout {
+    Layout::from_size_align(capacity, ALIGN).expect("buffer size within isize")
+}
+
+impl IoBuf {
+    /// A buffer of `len` bytes with unspecified (but initialised) contents: for data about to be read into it.
+    #[must_use]
+    pub fn with_len(len: usize) -> Self {
+        let capacity = match len {
+            0..=ALIGN => ALIGN,
+            _ if len <= KEPT_CAPACITY => KEPT_CAPACITY,
+            _ => len.next_multiple_of(ALIGN),
+        };
+        let kept = match capacity {
+            ALIGN => SINGLE.try_with(|k| k.0.borrow_mut().pop()).ok().flatten(),
+            KEPT_CAPACITY => LARGE.try_with(|k| k.0.borrow_mut().pop()).ok().flatten(),
+            _ => None,
+        };
+        let ptr = kept.unwrap_or_else(|| {
+            let layout = layout(capacity);
+            // SAFETY: the layout's size is never zero.
+            NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
+        });
+        Self { ptr, len, capacity }
+    }
+
+    /// A buffer of `len` zero bytes.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        let mut buf = Self::with_len(len);
+        buf.fill(0);
+        buf
+    }
+
+    /// Shortens the buffer; does nothing when it is not longer than `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Drop for IoBuf {
+    fn drop(&mut self) {
+        let kept = match self.capacity {
+            ALIGN => SINGLE.try_with(|k| k.put(self.ptr)).unwrap_or(false),
+            KEPT_CAPACITY => LARGE.try_with(|k| k.put(self.ptr)).unwrap_or(false),
+            _ => false,
+        };
+        if !kept {
+            // SAFETY: allocated in `with_len` by the same allocator with the same layout, and dropped once.
+            unsafe { dealloc(self.ptr.as_ptr(), layout(self.capacity)) }
+        }
+    }
+}
+
+impl Deref for IoBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len <= capacity`, and the memory is initialised and owned by `self`.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for IoBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Clone for IoBuf {
+    fn clone(&self) -> Self {
+        Self::from(&self[..])
+    }
+}
+
+impl From<&[u8]> for IoBuf {
+    fn from(bytes: &[u8]) -> Self {
+        let mut buf = Self::with_len(bytes.len());
+        buf.copy_from_slice(bytes);
+        buf
+    }
+}
+
+impl std::fmt::Debug for IoBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IoBuf({} bytes)", self.len)
+    }
+}

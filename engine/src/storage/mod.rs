@@ -1,0 +1,127 @@
+//! Storage: operations with owned buffers, submitted and completed later with the exact result.
+//!
+//! The contract, for every implementation:
+//! - An operation owns its buffers until its completion hands them back; the caller cannot touch them meanwhile.
+//! - Every submitted operation completes exactly once, also after [`Storage::cancel`].
+//! - Results are exact: a short transfer is its byte count, an error its `errno`. Nothing is retried here.
+//! - Nothing is durable before a [`Op::Sync`] that was submitted after its completion has completed without an error.
+//! - Socket operations are there so that exports share the ring of their pool; a storage without sockets answers `ENOSYS`.
+
+pub(crate) mod buffer;
+pub(crate) mod sync;
+pub(crate) mod uring;
+
+use std::{io, os::fd::RawFd, ops::Range, rc::Rc, time::Duration};
+
+use buffer::IoBuf;
+
+/// A part of a gathered write: a range of a buffer that several owners may read.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) buf: Rc<IoBuf>,
+    pub(crate) range: Range<usize>,
+}
+
+impl Part {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buf[self.range.clone()]
+    }
+}
+
+/// What to send over a socket: small byte strings and aligned buffers, gathered into few system calls.
+#[derive(Debug)]
+pub enum SendBuf {
+    /// Bytes, such as a reply's header.
+    Bytes(Vec<u8>),
+    /// A buffer, such as data that was read.
+    Block(IoBuf),
+}
+
+impl SendBuf {
+    /// The bytes to send.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Block(buf) => buf,
+        }
+    }
+}
+
+/// Names an operation in flight.
+pub(crate) type Token = usize;
+
+/// An operation with everything that it needs. Offsets and lengths in bytes, aligned to 4 KiB for the pool's file.
+pub(crate) enum Op {
+    /// Fills `buf` from `offset` on.
+    Read { offset: u64, buf: IoBuf },
+    /// Writes the parts one after the other from `offset` on.
+    Write { offset: u64, parts: Vec<Part> },
+    /// Makes all completed writes durable (`fdatasync`).
+    Sync,
+    /// Has the file system set room aside for a range.
+    Allocate { offset: u64, len: u64 },
+    /// Gives a range back to the file system or device; it reads as anything afterwards.
+    Punch { offset: u64, len: u64 },
+    /// Accepts a connection; the result is its descriptor.
+    Accept { fd: RawFd },
+    /// Receives into `buf[range]`.
+    Recv { fd: RawFd, buf: IoBuf, range: Range<usize> },
+    /// Sends what `skip` bytes of the buffers leave.
+    Send { fd: RawFd, bufs: Vec<SendBuf>, skip: usize },
+}
+
+/// The end of an operation: its buffers back, and what the kernel said.
+pub(crate) struct Completion {
+    pub(crate) token: Token,
+    pub(crate) op: Op,
+    pub(crate) result: io::Result<usize>,
+}
+
+/// A pool's file or device, and the sockets of its exports.
+pub(crate) trait Storage {
+    /// Name for people.
+    fn name(&self) -> &'static str;
+    /// Starts `op`. `token` is not in use by another operation in flight.
+    fn submit(&mut self, token: Token, op: Op);
+    /// Asks for the early end of a socket operation; it still completes.
+    fn cancel(&mut self, token: Token);
+    /// Appends what has completed. Waits up to `timeout` (`None`: for ever) for the first completion or a wake-up;
+    /// with a zero timeout it only looks.
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>);
+}
+
+/// At most this many buffers go into one system call.
+pub(crate) const MAX_PARTS: usize = 1024;
+
+/// The `iovec`s of what is left of `bufs` after `skip` bytes.
+pub(crate) fn send_vectors(bufs: &[SendBuf], mut skip: usize) -> Vec<libc::iovec> {
+    let mut out = Vec::with_capacity(bufs.len().min(MAX_PARTS));
+    for buf in bufs {
+        let bytes = buf.bytes();
+        if skip >= bytes.len() {
+            skip -= bytes.len();
+            continue;
+        }
+        let rest = &bytes[skip..];
+        skip = 0;
+        out.push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
+        if out.len() == MAX_PARTS {
+            break;
+        }
+    }
+    out
+}
+
+/// The `iovec`s of the parts of a write.
+pub(crate) fn part_vectors(parts: &[Part]) -> Vec<libc::iovec> {
+    parts
+        .iter()
+        .map(|p| libc::iovec { iov_base: p.bytes().as_ptr().cast_mut().cast(), iov_len: p.range.len() })
+        .collect()
+}
+
+/// Mode bits of `fallocate` that set room aside without changing the size.
+pub(crate) const ALLOCATE_MODE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+/// Mode bits of `fallocate` that give room back.
+pub(crate) const PUNCH_MODE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -1,0 +1,256 @@
+//! Nodes in memory: dirty ones in slots, clean ones in the cache.
+//!
+//! A dirty node is one that no checkpoint has written. Its pointer names its slot, and for versions, equality and ownership it
+//! counts like any other. Its life:
+//!
+//! - While its generation is the current one, the version that owns it changes it in place.
+//! - A checkpoint raises the generation ([`Nodes::freeze`]): what was dirty is *frozen* and about to be written. A change
+//!   copies a frozen node into a new slot, as it would copy a clean one.
+//! - When the checkpoint is durable, [`Nodes::thaw`] replaces frozen slots by the blocks that they were written to, wherever they are referred to.
+//!
+//! Invariant: only dirty nodes and version roots refer to slots, and a frozen node refers to frozen ones only.
+
+use std::rc::Rc;
+
+use super::cache::Cache;
+use crate::{
+    format::{
+        node,
+        pointer::{Place, Pointer},
+    },
+    space::Space,
+    storage::buffer::IoBuf,
+    units::{BLOCK_SIZE, Epoch, PhysicalBlock},
+};
+
+/// Nodes that must be loaded before a step can go on: the first is needed, the others will be soon.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    /// Pointers with the level of the node each points to.
+    pub(crate) nodes: Vec<(Pointer, u32)>,
+}
+
+/// Result of a step over trees.
+pub(crate) type Step<T> = Result<T, Missing>;
+
+/// How many neighbours are loaded together with a missing node.
+const AHEAD: usize = 32;
+
+pub(crate) struct DirtyNode {
+    pub(crate) bytes: Rc<IoBuf>,
+    pub(crate) used: u16,
+    pub(crate) level: u32,
+    pub(crate) birth: Epoch,
+    generation: u64,
+    /// Frozen, and no longer referred to by anything newer than the checkpoint that writes it.
+    released: bool,
+    /// Where the checkpoint writes it, and what.
+    written: Option<(Pointer, Rc<IoBuf>)>,
+}
+
+pub(crate) struct Nodes {
+    slots: Vec<Option<DirtyNode>>,
+    free: Vec<u32>,
+    dirty: usize,
+    generation: u64,
+    pub(crate) cache: Cache,
+}
+
+impl Nodes {
+    pub(crate) fn new(cache_bytes: u64) -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), dirty: 0, generation: 1, cache: Cache::new(cache_bytes) }
+    }
+
+    /// Dirty nodes, frozen ones included.
+    pub(crate) fn dirty_count(&self) -> usize {
+        self.dirty
+    }
+
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        (self.dirty * BLOCK_SIZE) as u64
+    }
+
+    // ---- reading ----
+
+    /// The bytes of the node that `pointer` points to, of `level`.
+    #[inline]
+    pub(crate) fn get(&self, pointer: Pointer, level: u32) -> Step<&Rc<IoBuf>> {
+        let found = match pointer.place() {
+            Place::Dirty(slot) => self.slot(slot).map(|d| &d.bytes),
+            Place::Node(block) => self.cache.get(block.0, pointer.crc()),
+            _ => None,
+        };
+        found.ok_or_else(|| Missing { nodes: vec![(pointer, level)] })
+    }
+
+    /// Like [`Nodes::get`] for pointer `index` of `parent` (whose pointers have height `level + 1`); when it is missing, asks for
+    /// its neighbours too.
+    pub(crate) fn get_child(&self, parent: &IoBuf, index: usize, level: u32) -> Step<&Rc<IoBuf>> {
+        self.get(node::get(parent, index), level).map_err(|mut missing| {
+            let ahead = (index + 1..node::FANOUT).map(|i| node::get(parent, i)).filter(|p| {
+                matches!(p.place(), Place::Node(block) if self.cache.get(block.0, p.crc()).is_none())
+            });
+            missing.nodes.extend(ahead.take(AHEAD).map(|p| (p, level)));
+            missing
+        })
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, slot: u32) -> Option<&DirtyNode> {
+        self.slots.get(slot as usize).and_then(Option::as_ref)
+    }
+
+    // ---- changing ----
+
+    /// Whether the node in `slot` may be changed in place (by its owner).
+    #[inline]
+    pub(crate) fn is_open(&self, slot: u32) -> bool {
+        self.slot(slot).is_some_and(|d| d.generation == self.generation)
+    }
+
+    /// A new dirty node.
+    pub(crate) fn add(&mut self, bytes: IoBuf, level: u32, birth: Epoch) -> u32 {
+        let used = node::used(&bytes);
+        let entry = DirtyNode {
+            bytes: Rc::new(bytes),
+            used,
+            level,
+            birth,
+            generation: self.generation,
+            released: false,
+            written: None,
+        };
+        self.dirty += 1;
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(entry);
+                slot
+            }
+            None => {
+                self.slots.push(Some(entry));
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
+    /// Sets a pointer of an open node and returns the one before.
+    #[inline]
+    pub(crate) fn set(&mut self, slot: u32, index: usize, pointer: Pointer) -> Pointer {
+        let Some(entry) = self.slots[slot as usize].as_mut() else { return Pointer::HOLE };
+        debug_assert_eq!(entry.generation, self.generation, "a frozen node changes");
+        // A check that looks at an older state holds a reference: then this copies.
+        let bytes = Rc::make_mut(&mut entry.bytes);
+        let old = node::get(bytes, index);
+        node::set(bytes, index, pointer);
+        entry.used = entry.used + u16::from(!pointer.is_hole()) - u16::from(!old.is_hole());
+        old
+    }
+
+    /// The node that `pointer` points to is no longer referred to by the version that owned it.
+    pub(crate) fn release(&mut self, pointer: Pointer, space: &mut Space) {
+        match pointer.place() {
+            Place::Hole => {}
+            Place::Data(block) => space.release_data(block.0),
+            Place::Node(block) => {
+                self.cache.remove(block.0);
+                space.release_node(block.0);
+            }
+            Place::Dirty(slot) if self.is_open(slot) => self.remove(slot),
+            Place::Dirty(slot) => {
+                if let Some(entry) = self.slots[slot as usize].as_mut() {
+                    debug_assert!(!entry.released, "released twice");
+                    entry.released = true;
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u32) {
+        if self.slots[slot as usize].take().is_some() {
+            self.dirty -= 1;
+            self.free.push(slot);
+        }
+    }
+
+    // ---- checkpoints ----
+
+    /// Freezes all dirty nodes and returns their slots, leaves first.
+    pub(crate) fn freeze(&mut self) -> Vec<u32> {
+        self.generation += 1;
+        let mut list: Vec<(u32, u32)> =
+            self.slots.iter().enumerate().filter_map(|(i, s)| s.as_ref().map(|d| (d.level, i as u32))).collect();
+        list.sort_unstable();
+        list.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// The bytes of a frozen node as they go to disk: its dirty children replaced by where they were written. The node itself keeps its
+    /// slots until they are thawed, so that nothing is read from the disk before it is durable there.
+    pub(crate) fn sealed_bytes(&self, slot: u32) -> Rc<IoBuf> {
+        let Some(entry) = self.slot(slot) else { return Rc::new(node::empty()) };
+        if entry.level == 0 {
+            return entry.bytes.clone();
+        }
+        self.resolved(&entry.bytes).unwrap_or_else(|| entry.bytes.clone())
+    }
+
+    /// A copy with slots replaced by the blocks that they were written to; `None` when there is nothing to replace.
+    fn resolved(&self, bytes: &Rc<IoBuf>) -> Option<Rc<IoBuf>> {
+        let mut copy: Option<Rc<IoBuf>> = None;
+        for index in 0..node::FANOUT {
+            if let Some(pointer) = self.written(node::get(bytes, index)) {
+                let copy = copy.get_or_insert_with(|| bytes.clone());
+                node::set(&mut Rc::make_mut(copy)[..], index, pointer);
+            }
+        }
+        copy
+    }
+
+    /// Where the frozen node that `pointer` names was written, if it names one that was.
+    pub(crate) fn written(&self, pointer: Pointer) -> Option<Pointer> {
+        match pointer.place() {
+            Place::Dirty(slot) => self.slot(slot).and_then(|d| d.written.as_ref()).map(|w| w.0),
+            _ => None,
+        }
+    }
+
+    /// A frozen node is being written to `block`, with these bytes.
+    pub(crate) fn set_written(&mut self, slot: u32, block: PhysicalBlock, crc: u32, bytes: Rc<IoBuf>) {
+        if let Some(entry) = self.slots[slot as usize].as_mut() {
+            entry.written = Some((Pointer::node(block, entry.birth, crc), bytes));
+        }
+    }
+
+    /// The checkpoint that wrote `frozen` is durable: references to their slots become pointers to their blocks. Those that
+    /// were released meanwhile are released for good. Version roots are the caller's to change (see [`Nodes::written`]), before.
+    pub(crate) fn thaw(&mut self, frozen: &[u32], space: &mut Space) {
+        for slot in 0..self.slots.len() {
+            let Some(entry) = self.slots[slot].as_ref() else { continue };
+            if entry.generation != self.generation || entry.level == 0 {
+                continue;
+            }
+            if let (Some(bytes), Some(entry)) = (self.resolved(&entry.bytes), self.slots[slot].as_mut()) {
+                entry.bytes = bytes;
+            }
+        }
+        for &slot in frozen {
+            let Some(entry) = self.slots[slot as usize].take() else { continue };
+            self.dirty -= 1;
+            self.free.push(slot);
+            let Some((pointer, bytes)) = entry.written else { continue };
+            if entry.released {
+                self.release(pointer, space);
+            } else if let Place::Node(block) = pointer.place() {
+                self.cache.insert(block.0, pointer.crc(), bytes);
+            }
+        }
+    }
+
+    /// References to the bytes of all dirty nodes, for a look at the present state while it goes on changing.
+    pub(crate) fn dirty_view(&self) -> rustc_hash::FxHashMap<u32, Rc<IoBuf>> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(i, s)| s.as_ref().map(|d| (i as u32, d.bytes.clone())))
+            .collect()
+    }
+}

@@ -1,0 +1,659 @@
+//! An open volume or snapshot on the reactor's thread: reads, writes, flushes, discards.
+//!
+//! Writes go to new blocks and enter the tree when the device has them; a request in flight changes nothing that others see.
+//! Blocks are the unit of atomicity: of two overlapping writes in flight, each block ends up as one or the other.
+
+use std::rc::Rc;
+
+use crate::{
+    core::Core,
+    error::{Error, Result, corrupt, invalid, not_found, read_only},
+    format::pointer::{Place, Pointer},
+    info::{Extent, ExtentKind, ExtentPage, SyncMode},
+    space::{Purpose, bitmap::Run},
+    state::tree_of,
+    storage::{Op, Part, buffer::IoBuf},
+    tree::{diff, lookup},
+    units::{BLOCK, BLOCK_SIZE, SECTOR, VersionId, VolumeId, blocks_for},
+    versions::{Floor, Version},
+};
+
+/// Changes in one page of an extent list.
+const PAGE_CHANGES: usize = 1024;
+/// Bytes of one request that are in memory at once.
+const PIECE: u64 = 8 << 20;
+
+/// What is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Opened {
+    Volume(VolumeId),
+    Snapshot(VersionId),
+}
+
+struct Attachment {
+    core: Rc<Core>,
+    opened: Opened,
+    name: String,
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let mut attached = self.core.attached.borrow_mut();
+        let count = match self.opened {
+            Opened::Volume(id) => attached.volumes.get_mut(&id),
+            Opened::Snapshot(id) => attached.snapshots.get_mut(&id),
+        };
+        if let Some(count) = count {
+            *count -= 1;
+        }
+    }
+}
+
+/// An open volume or snapshot, for code on the reactor's thread. Clones share the attachment; the last one to go detaches.
+///
+/// Offsets and lengths are in bytes and multiples of 512. Any number of requests may be in flight.
+#[derive(Clone)]
+pub struct LocalVolume {
+    attachment: Rc<Attachment>,
+}
+
+/// Gives up a block lock when it is dropped.
+struct BlockLock<'a> {
+    core: &'a Core,
+    key: (VolumeId, u64),
+}
+
+impl Drop for BlockLock<'_> {
+    fn drop(&mut self) {
+        let _was = self.core.locked_blocks.borrow_mut().remove(&self.key);
+        self.core.signals.block_unlocked.notify();
+    }
+}
+
+impl LocalVolume {
+    pub(crate) fn new(core: Rc<Core>, opened: Opened, name: String) -> Self {
+        {
+            let mut attached = core.attached.borrow_mut();
+            *match opened {
+                Opened::Volume(id) => attached.volumes.entry(id).or_default(),
+                Opened::Snapshot(id) => attached.snapshots.entry(id).or_default(),
+            } += 1;
+        }
+        Self { attachment: Rc::new(Attachment { core, opened, name }) }
+    }
+
+    fn core(&self) -> &Rc<Core> {
+        &self.attachment.core
+    }
+
+    /// The name under which it was opened: `volume` or `volume@snapshot`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.attachment.name
+    }
+
+    /// The volume's name now: it may have been renamed.
+    pub(crate) fn present_name(&self) -> Result<String> {
+        self.with_version(|v| v.name.clone())
+    }
+
+    /// Present size in bytes; 0 once the volume is gone.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.with_version(|v| v.size).unwrap_or(0)
+    }
+
+    /// Whether writes are refused whatever happens: a snapshot, or a pool opened for reading.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only
+    }
+
+    fn with_version<T>(&self, f: impl FnOnce(&Version) -> T) -> Result<T> {
+        let state = self.core().state.borrow();
+        let version = match self.attachment.opened {
+            Opened::Volume(id) => state.lineage.live_of(id),
+            Opened::Snapshot(id) => state.lineage.get(id),
+        };
+        version.map(f).ok_or_else(|| not_found(format!("{} has been deleted", self.attachment.name)))
+    }
+
+    fn live(&self) -> Result<VersionId> {
+        self.with_version(|v| v.id)
+    }
+
+    fn check_range(&self, what: &str, offset: u64, length: u64) -> Result<()> {
+        let size = self.with_version(|v| v.size)?;
+        let name = &self.attachment.name;
+        if !offset.is_multiple_of(SECTOR) || !length.is_multiple_of(SECTOR) {
+            return Err(invalid(format!(
+                "{what} of {length} bytes at {offset} of {name}: offset and length must be multiples of {SECTOR}"
+            )));
+        }
+        if offset.checked_add(length).is_none_or(|end| end > size) {
+            return Err(invalid(format!("{what} of {length} bytes at {offset} is outside of {name} ({size} bytes)")));
+        }
+        Ok(())
+    }
+
+    fn check_writable(&self) -> Result<VolumeId> {
+        self.core().writable()?;
+        match self.attachment.opened {
+            Opened::Volume(id) => Ok(id),
+            Opened::Snapshot(_) => Err(read_only(format!("{} is a snapshot: clone it to write", self.attachment.name))),
+        }
+    }
+
+    // ---- reading ----
+
+    /// Reads `length` bytes at `offset`. Every block is verified; holes read as zeros.
+    ///
+    /// # Errors
+    /// `Invalid` for a range that is unaligned or outside, `Corrupt` for a block that fails its checksum, `Io`.
+    pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
+        self.check_range("read", offset, length as u64)?;
+        if length as u64 <= PIECE {
+            return self.read_piece(offset, length).await;
+        }
+        let mut out = IoBuf::with_len(length);
+        let mut done = 0;
+        while done < length {
+            let n = (length - done).min(PIECE as usize);
+            let piece = self.read_piece(offset + done as u64, n).await?;
+            out[done..done + n].copy_from_slice(&piece);
+            done += n;
+        }
+        Ok(out)
+    }
+
+    async fn read_piece(&self, offset: u64, length: usize) -> Result<IoBuf> {
+        if length == 0 {
+            return Ok(IoBuf::with_len(0));
+        }
+        let first = offset / BLOCK;
+        let count = blocks_for(offset + length as u64) - first;
+        let (blocks, guard) = self.look_up(first, count).await?;
+        let mut buf = self.fetch(first, &blocks).await?;
+        drop(guard);
+        let head = (offset % BLOCK) as usize;
+        if head != 0 {
+            let _len = buf.len();
+            buf.copy_within(head..head + length, 0);
+        }
+        buf.truncate(length);
+        Ok(buf)
+    }
+
+    /// Pointers of a range, and a guard that keeps what they point to until it is dropped.
+    async fn look_up(&self, first: u64, count: u64) -> Result<(Vec<Pointer>, crate::core::ReadGuard)> {
+        let core = self.core();
+        let mut pointers = Vec::with_capacity(count as usize);
+        loop {
+            let tree = self.with_version(tree_of)?;
+            pointers.clear();
+            let result = lookup::range(&core.state.borrow().nodes, tree, first, count, &mut pointers);
+            match result {
+                Ok(()) => return Ok((pointers, core.hold())),
+                Err(missing) => core.load(missing).await.map_err(|e| e.within(&self.attachment.name))?,
+            }
+        }
+    }
+
+    /// Reads and verifies the blocks of `pointers`, physically adjacent ones in one request.
+    async fn fetch(&self, first: u64, pointers: &[Pointer]) -> Result<IoBuf> {
+        let len = pointers.len() * BLOCK_SIZE;
+        let mut segments = segments(pointers);
+        if let (Some(Segment { place: Some(place), .. }), 1) = (segments.first(), segments.len()) {
+            let buf = self.fetch_run(*place, len).await?;
+            self.verify(first, pointers, &buf)?;
+            return Ok(buf);
+        }
+        let mut out = IoBuf::with_len(len);
+        let mut reads = Vec::with_capacity(segments.len());
+        for segment in segments.drain(..) {
+            let range = segment.first * BLOCK_SIZE..(segment.first + segment.count) * BLOCK_SIZE;
+            match segment.place {
+                None => out[range].fill(0),
+                Some(place) => {
+                    let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(range.len()) };
+                    reads.push((place, segment, self.core().reactor.submit(op)));
+                }
+            }
+        }
+        for (place, segment, read) in reads {
+            let buf = self.finish_read(place, read.await)?;
+            let range = segment.first..segment.first + segment.count;
+            self.verify(first + segment.first as u64, &pointers[range.clone()], &buf)?;
+            out[range.start * BLOCK_SIZE..range.end * BLOCK_SIZE].copy_from_slice(&buf);
+        }
+        Ok(out)
+    }
+
+    async fn fetch_run(&self, place: u64, len: usize) -> Result<IoBuf> {
+        let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(len) };
+        let done = self.core().reactor.submit(op).await;
+        self.finish_read(place, done)
+    }
+
+    fn finish_read(&self, place: u64, done: crate::storage::Completion) -> Result<IoBuf> {
+        let context = || format!("{}: cannot read physical block {place}", self.attachment.name);
+        let n = done.result.map_err(|e| Error::io(context(), e))?;
+        match done.op {
+            Op::Read { buf, .. } if n == buf.len() => Ok(buf),
+            _ => Err(corrupt(format!("{}: only {n} bytes there, the pool is truncated", context()))),
+        }
+    }
+
+    fn verify(&self, first: u64, pointers: &[Pointer], buf: &[u8]) -> Result<()> {
+        for (i, (pointer, bytes)) in pointers.iter().zip(buf.chunks_exact(BLOCK_SIZE)).enumerate() {
+            let crc = crc32fast::hash(bytes);
+            if crc != pointer.crc() {
+                let Place::Data(block) = pointer.place() else { continue };
+                let offset = (first + i as u64) * BLOCK;
+                let what = format!(
+                    "{} at offset {offset}: physical block {} fails its checksum (stored {:08x}, found {crc:08x})",
+                    self.attachment.name,
+                    block.0,
+                    pointer.crc()
+                );
+                self.core().corruption(&what);
+                return Err(corrupt(format!("{what}; restore the range from a backup")));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- writing ----
+
+    /// Writes `data` at `offset`. Acknowledged when the device has it; with `fua` (or `sync=always`), when it is committed.
+    ///
+    /// # Errors
+    /// `Invalid`, `ReadOnly`, `NoSpace` (nothing was changed for the blocks that found no room), `Io`.
+    pub async fn write(&self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
+        let volume = self.check_writable()?;
+        self.check_range("write", offset, data.len() as u64)?;
+        self.core().admit().await?;
+        let length = data.len() as u64;
+        if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
+            self.write_blocks(offset / BLOCK, Rc::new(data)).await?;
+        } else {
+            self.write_unaligned(volume, offset, &data).await?;
+        }
+        self.core().commit_if_large();
+        self.commit_if(fua).await
+    }
+
+    async fn commit_if(&self, fua: bool) -> Result<()> {
+        let sync = self.with_version(|v| v.options.sync)?;
+        if fua && sync != SyncMode::Never || sync == SyncMode::Always { self.core().flush().await } else { Ok(()) }
+    }
+
+    /// Commits everything acknowledged before, through whatever handle.
+    ///
+    /// # Errors
+    /// `ReadOnly` when the pool has stopped taking writes after a failure, `Io` for that failure itself.
+    pub async fn flush(&self) -> Result<()> {
+        if matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only {
+            return Ok(());
+        }
+        match self.with_version(|v| v.options.sync)? {
+            SyncMode::Never => self.core().writable(),
+            SyncMode::Flush | SyncMode::Always => self.core().flush().await,
+        }
+    }
+
+    async fn write_unaligned(&self, volume: VolumeId, offset: u64, data: &[u8]) -> Result<()> {
+        let end = offset + data.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let block = at / BLOCK;
+            let piece = &data[(at - offset) as usize..];
+            if at.is_multiple_of(BLOCK) && end - at >= BLOCK {
+                let n = ((end - at) / BLOCK * BLOCK) as usize;
+                self.write_blocks(block, Rc::new(IoBuf::from(&piece[..n]))).await?;
+                at += n as u64;
+            } else {
+                let n = ((block + 1) * BLOCK - at).min(end - at);
+                self.merge(volume, block, (at % BLOCK) as usize, &piece[..n as usize]).await?;
+                at += n;
+            }
+        }
+        Ok(())
+    }
+
+    /// Read, merge and rewrite one block, under that block's lock. A whole-block write that came in between is merged with, too.
+    async fn merge(&self, volume: VolumeId, block: u64, at: usize, bytes: &[u8]) -> Result<()> {
+        let core = self.core().clone();
+        let _lock = lock_block(&core, volume, block).await;
+        loop {
+            let (pointers, guard) = self.look_up(block, 1).await?;
+            let mut buf = self.fetch(block, &pointers).await?;
+            drop(guard);
+            buf[at..at + bytes.len()].copy_from_slice(bytes);
+            let expected = pointers.first().copied().unwrap_or(Pointer::HOLE);
+            let crc = crc32fast::hash(&buf).to_le_bytes();
+            let mut reserved = Reserved { core: &core, runs: Vec::new() };
+            if !is_zero(&buf) {
+                let purpose = self.purpose(block, 1).await?;
+                reserved.runs = core.write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose).await?;
+            }
+            let place = reserved.runs.first().map(|r| r.start);
+            let live = self.live_for(block, 1)?;
+            let done = core
+                .step(|state| {
+                    let Some(version) = state.lineage.get(live) else { return Ok(false) };
+                    let mut now = Vec::with_capacity(1);
+                    lookup::range(&state.nodes, tree_of(version), block, 1, &mut now)?;
+                    if now.first() != Some(&expected) {
+                        return Ok(false);
+                    }
+                    match place {
+                        Some(place) => state.write(live, block, place, &crc)?,
+                        None if expected.is_hole() => {}
+                        None => state.clear_leaf(live, block, block + 1)?,
+                    }
+                    Ok(true)
+                })
+                .await?;
+            if done {
+                reserved.runs.clear();
+                return Ok(());
+            }
+        }
+    }
+
+    /// The live version, if it (still) has these blocks.
+    fn live_for(&self, block: u64, count: u64) -> Result<VersionId> {
+        let (id, blocks) = self.with_version(|v| (v.id, v.blocks()))?;
+        if block + count > blocks {
+            return Err(invalid(format!("{} has become smaller meanwhile", self.attachment.name)));
+        }
+        Ok(id)
+    }
+
+    async fn write_blocks(&self, block: u64, data: Rc<IoBuf>) -> Result<()> {
+        let count = data.len() / BLOCK_SIZE;
+        let mut at = 0;
+        while at < count {
+            let zero = is_zero(&data[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE]);
+            let run = (at + 1..count)
+                .find(|&i| is_zero(&data[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE]) != zero)
+                .unwrap_or(count);
+            if zero {
+                self.clear(block + at as u64, block + run as u64).await?;
+            } else {
+                let part = Part { buf: data.clone(), range: at * BLOCK_SIZE..run * BLOCK_SIZE };
+                self.write_data(block + at as u64, part).await?;
+            }
+            at = run;
+        }
+        Ok(())
+    }
+
+    async fn write_data(&self, block: u64, part: Part) -> Result<()> {
+        let core = self.core();
+        let count = (part.range.len() / BLOCK_SIZE) as u64;
+        let purpose = self.purpose(block, count).await?;
+        let mut crcs = Vec::with_capacity(count as usize * 4);
+        for bytes in part.bytes().chunks_exact(BLOCK_SIZE) {
+            crcs.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+        }
+        let runs = core.write_new(part, purpose).await?;
+        let mut reserved = Reserved { core, runs };
+        let mut done = 0u64;
+        while let Some(run) = reserved.runs.first().copied() {
+            let at = block + done;
+            let n = run.len.min(256 - at % 256);
+            let live = self.live_for(at, n)?;
+            let crcs = &crcs[done as usize * 4..(done + n) as usize * 4];
+            core.step(|state| state.write(live, at, run.start, crcs)).await?;
+            done += n;
+            reserved.advance(n);
+        }
+        Ok(())
+    }
+
+    /// Whether a write may go into the reserve: only when space is tight, and then only where it replaces data of its own.
+    async fn purpose(&self, block: u64, count: u64) -> Result<Purpose> {
+        let core = self.core();
+        if !core.state.borrow().space.is_tight(count + 8192) {
+            return Ok(Purpose::Data);
+        }
+        core.update_promise();
+        if !core.state.borrow().space.is_tight(count) {
+            return Ok(Purpose::Data);
+        }
+        let id = self.live()?;
+        core.step(|state| {
+            let Some(version) = state.lineage.get(id) else { return Ok(Purpose::Data) };
+            let floor: Floor = state.lineage.floor(version);
+            let mut pointers = Vec::with_capacity(count as usize);
+            lookup::range(&state.nodes, tree_of(version), block, count, &mut pointers)?;
+            let owned = pointers.iter().enumerate().all(|(i, p)| floor.owns(p.birth(), block + i as u64 + 1));
+            Ok(if owned { Purpose::Overwrite } else { Purpose::Data })
+        })
+        .await
+    }
+
+    // ---- holes ----
+
+    async fn clear(&self, start: u64, end: u64) -> Result<()> {
+        let core = self.core();
+        let mut at = start;
+        let mut steps = 0u32;
+        while at < end {
+            let live = self.live()?;
+            let before = core.state.borrow().lineage.next_version;
+            at = core.step(|state| state.clear(live, at, end)).await?;
+            if core.state.borrow().lineage.next_version != before {
+                core.signals.deletion.notify();
+            }
+            steps += 1;
+            if steps.is_multiple_of(16) {
+                core.admit().await?;
+                crate::reactor::notify::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone.
+    ///
+    /// # Errors
+    /// As [`LocalVolume::write`].
+    pub async fn discard(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
+        let _volume = self.check_writable()?;
+        self.check_range("discard", offset, length)?;
+        self.core().admit().await?;
+        let (start, end) = self.whole_blocks(offset, length)?;
+        self.clear(start, end).await?;
+        self.core().commit_if_large();
+        self.commit_if(fua).await
+    }
+
+    /// The whole blocks within a range; a short last block of the volume counts as whole when the range reaches the end.
+    fn whole_blocks(&self, offset: u64, length: u64) -> Result<(u64, u64)> {
+        let size = self.with_version(|v| v.size)?;
+        let end = offset + length;
+        let end_block = if end == size { blocks_for(end) } else { end / BLOCK };
+        Ok((blocks_for(offset), end_block.max(blocks_for(offset))))
+    }
+
+    /// The range reads as zeros afterwards; whole blocks become holes.
+    ///
+    /// # Errors
+    /// As [`LocalVolume::write`].
+    pub async fn write_zeroes(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
+        let volume = self.check_writable()?;
+        self.check_range("write of zeros", offset, length)?;
+        self.core().admit().await?;
+        let (start, end_block) = self.whole_blocks(offset, length)?;
+        let end = offset + length;
+        let zeros = [0; BLOCK_SIZE];
+        if start >= end_block {
+            let mut at = offset;
+            while at < end {
+                let n = (BLOCK - at % BLOCK).min(end - at);
+                self.merge(volume, at / BLOCK, (at % BLOCK) as usize, &zeros[..n as usize]).await?;
+                at += n;
+            }
+        } else {
+            if offset < start * BLOCK {
+                let n = start * BLOCK - offset;
+                self.merge(volume, start - 1, (offset % BLOCK) as usize, &zeros[..n as usize]).await?;
+            }
+            self.clear(start, end_block).await?;
+            if end > end_block * BLOCK {
+                self.merge(volume, end_block, 0, &zeros[..(end - end_block * BLOCK) as usize]).await?;
+            }
+        }
+        self.core().commit_if_large();
+        self.commit_if(fua).await
+    }
+
+    // ---- maps ----
+
+    /// What a range holds: a page of extents that starts at `offset` and covers everything up to `next`.
+    ///
+    /// # Errors
+    /// `Invalid` for a range outside, `Corrupt` for damaged metadata, `Io`.
+    pub async fn extents(&self, offset: u64, length: u64) -> Result<ExtentPage> {
+        self.check_range("extent list", offset, length)?;
+        self.covering(None, offset, length).await
+    }
+
+    /// Like [`LocalVolume::extents`], but `Data` stands for blocks that differ from `snapshot` and `Hole` for those that do not.
+    ///
+    /// # Errors
+    /// As [`LocalVolume::extents`], and `NotFound` for the snapshot.
+    pub async fn changed_since(&self, snapshot: &crate::Target, offset: u64, length: u64) -> Result<ExtentPage> {
+        self.check_range("difference", offset, length)?;
+        let old = crate::admin::resolve(&self.core().state.borrow(), snapshot)?;
+        self.covering(Some(old), offset, length).await
+    }
+
+    async fn covering(&self, old: Option<VersionId>, offset: u64, length: u64) -> Result<ExtentPage> {
+        let end = offset + length;
+        let new = || self.with_version(|v| v.id);
+        let (changes, reached) = changes(self.core(), old, new, offset / BLOCK, blocks_for(end)).await?;
+        let reached = (reached * BLOCK).min(end);
+        let mut page = ExtentPage { extents: Vec::new(), next: (reached < end).then_some(reached) };
+        let mut at = offset;
+        for change in changes {
+            let start = (change.block * BLOCK).clamp(at, reached);
+            let stop = ((change.block + change.count) * BLOCK).clamp(start, reached);
+            push(&mut page.extents, at, start, ExtentKind::Hole);
+            let counts = change.data || old.is_some();
+            push(&mut page.extents, start, stop, if counts { ExtentKind::Data } else { ExtentKind::Hole });
+            at = stop;
+        }
+        push(&mut page.extents, at, reached, ExtentKind::Hole);
+        Ok(page)
+    }
+}
+
+/// A page of changes between two versions; both are looked up anew at each step, so either may be in use.
+pub(crate) async fn changes(
+    core: &Rc<Core>,
+    old: Option<VersionId>,
+    new: impl Fn() -> Result<VersionId>,
+    start: u64,
+    end: u64,
+) -> Result<(Vec<diff::Change>, u64)> {
+    loop {
+        let result = {
+            let id = new()?;
+            let state = core.state.borrow();
+            let gone = || not_found("a version was deleted while it was being compared");
+            let new = state.lineage.get(id).filter(|v| v.is_visible()).ok_or_else(gone)?;
+            let old = match old {
+                Some(old) => Some(tree_of(state.lineage.get(old).filter(|v| v.is_visible()).ok_or_else(gone)?)),
+                None => None,
+            };
+            diff::changes(&state.nodes, old, tree_of(new), start, end, PAGE_CHANGES)
+        };
+        match result {
+            Ok(found) => return Ok(found),
+            Err(missing) => core.load(missing).await?,
+        }
+    }
+}
+
+/// Appends an extent, joined with the last one where they are of a kind.
+pub(crate) fn push(extents: &mut Vec<Extent>, start: u64, end: u64, kind: ExtentKind) {
+    if start >= end {
+        return;
+    }
+    match extents.last_mut() {
+        Some(last) if last.kind == kind && last.offset + last.length == start => last.length += end - start,
+        _ => extents.push(Extent { offset: start, length: end - start, kind }),
+    }
+}
+
+/// Reserved runs that are forfeited unless they are used up.
+struct Reserved<'a> {
+    core: &'a Rc<Core>,
+    runs: Vec<Run>,
+}
+
+impl Reserved<'_> {
+    /// The first `n` blocks are in use now.
+    fn advance(&mut self, n: u64) {
+        if let Some(first) = self.runs.first_mut() {
+            *first = Run { start: first.start + n, len: first.len - n };
+            if first.len == 0 {
+                let _done = self.runs.remove(0);
+            }
+        }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut state = self.core.state.borrow_mut();
+        for run in self.runs.drain(..) {
+            state.space.forfeit(run);
+        }
+    }
+}
+
+async fn lock_block(core: &Rc<Core>, volume: VolumeId, block: u64) -> BlockLock<'_> {
+    loop {
+        let signal = core.signals.block_unlocked.notified();
+        if core.locked_blocks.borrow_mut().insert((volume, block)) {
+            return BlockLock { core, key: (volume, block) };
+        }
+        signal.await;
+    }
+}
+
+/// Blocks of a range that are physically adjacent, or holes.
+struct Segment {
+    first: usize,
+    count: usize,
+    place: Option<u64>,
+}
+
+fn segments(pointers: &[Pointer]) -> Vec<Segment> {
+    let mut out: Vec<Segment> = Vec::new();
+    for (i, pointer) in pointers.iter().enumerate() {
+        let place = match pointer.place() {
+            Place::Data(block) => Some(block.0),
+            _ => None,
+        };
+        match out.last_mut() {
+            Some(last) if last.place.map(|p| p + last.count as u64) == place => last.count += 1,
+            _ => out.push(Segment { first: i, count: 1, place }),
+        }
+    }
+    out
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (head, words, tail) = {
+        let (words, tail) = bytes.as_chunks::<8>();
+        (words.first(), words, tail)
+    };
+    // Most blocks that are not zero show it in their first word.
+    head.is_none_or(|w| *w == [0; 8]) && words.iter().all(|w| *w == [0; 8]) && tail.iter().all(|b| *b == 0)
+}
