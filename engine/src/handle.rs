@@ -387,8 +387,20 @@ impl LocalPool {
     }
 }
 
+/// Gives up the lock of the pool's file. Closing the descriptor would do, but the kernel takes a ring apart after its end and keeps the
+/// file open until then.
+struct Unlock(std::fs::File);
+
+impl Drop for Unlock {
+    fn drop(&mut self) {
+        // A failure leaves the lock to the end of the descriptor.
+        drop(self.0.unlock());
+    }
+}
+
 /// The reactor thread's life.
 fn run_reactor(opening: Opening, shared: &Arc<Shared>, ready: oneshot::Sender<Result<()>>) {
+    let lock = opening.file.try_clone().map(Unlock);
     let reactor = match opening.reactor(shared) {
         Ok(reactor) => reactor,
         Err(error) => {
@@ -417,6 +429,7 @@ fn run_reactor(opening: Opening, shared: &Arc<Shared>, ready: oneshot::Sender<Re
     OPEN.with_borrow_mut(FxHashMap::clear);
     drop(LOCAL.take());
     drop(reactor);
+    drop(lock);
 }
 
 fn keep(id: u64, volume: LocalVolume) {

@@ -94,6 +94,40 @@ struct Inner {
     next_timer: Cell<u64>,
     turn_end: RefCell<Option<Rc<dyn Fn()>>>,
     stopping: Cell<bool>,
+    active: RefCell<Active>,
+}
+
+/// Wakers of all tasks that have not ended. Tasks wait for one another in circles; the end of the reactor breaks them by waking every
+/// task once more, not to run it but to drop it.
+#[derive(Default)]
+struct Active {
+    wakers: Vec<Option<std::task::Waker>>,
+    free: Vec<usize>,
+}
+
+impl Active {
+    fn reserve(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            self.wakers.len() - 1
+        })
+    }
+}
+
+/// Ends a task's entry when its future is dropped.
+struct ActiveTask {
+    inner: Rc<Inner>,
+    index: usize,
+}
+
+impl Drop for ActiveTask {
+    fn drop(&mut self) {
+        let mut active = self.inner.active.borrow_mut();
+        let waker = active.wakers[self.index].take();
+        active.free.push(self.index);
+        drop(active);
+        drop(waker);
+    }
 }
 
 /// Handle to the reactor, for code that runs on its thread: tasks, timers, sockets and the pool's file.
@@ -119,6 +153,7 @@ impl Reactor {
                 next_timer: Cell::new(0),
                 turn_end: RefCell::default(),
                 stopping: Cell::new(false),
+                active: RefCell::default(),
             }),
         }
     }
@@ -126,7 +161,14 @@ impl Reactor {
     /// Runs a future on this thread. The task is cancelled when its handle is dropped; `detach` lets it run on.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let shared = self.inner.shared.clone();
-        let (runnable, task) = async_task::spawn_local(future, move |r| shared.schedule(r));
+        let index = self.inner.active.borrow_mut().reserve();
+        let guard = ActiveTask { inner: self.inner.clone(), index };
+        let tracked = async move {
+            let _guard = guard;
+            future.await
+        };
+        let (runnable, task) = async_task::spawn_local(tracked, move |r| shared.schedule(r));
+        self.inner.active.borrow_mut().wakers[index] = Some(runnable.waker());
         runnable.schedule();
         task
     }
@@ -325,19 +367,10 @@ impl Reactor {
     /// Drops every task that is still there, so that sockets close and locks are released.
     fn drain_tasks(&self) {
         self.at_turn_end(None);
-        let timers = std::mem::take(&mut *self.inner.timers.borrow_mut());
-        drop(timers);
-        let waiting: Vec<_> = self
-            .inner
-            .ops
-            .borrow_mut()
-            .iter_mut()
-            .filter_map(|op| match op {
-                OpState::Waiting(waker) => waker.take(),
-                _ => None,
-            })
-            .collect();
-        drop(waiting);
+        let wakers: Vec<_> = self.inner.active.borrow().wakers.iter().flatten().cloned().collect();
+        for waker in wakers {
+            waker.wake();
+        }
         loop {
             let batch = std::mem::take(&mut *self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner));
             if batch.is_empty() {

@@ -1,0 +1,33 @@
+# make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, delete, kill
+# make test    everything: format, lints, unit, property, end-to-end and documentation tests
+# make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
+# make install the command `cairn` into ~/.cargo/bin
+#
+# Each does its own set-up, on a fresh Debian or Ubuntu too: scripts/setup installs what is missing and says so.
+
+SHELL := /bin/bash
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+FUZZ_SECONDS ?= 60
+
+.PHONY: demo test fuzz install setup clean
+
+demo: setup
+	cargo build --release --locked --package cairn-cli
+	CAIRN_BIN=$(CARGO_TARGET_DIR)/release/cairn scripts/demo
+
+test: setup
+	scripts/test
+
+fuzz: setup
+	scripts/fuzz $(FUZZ_SECONDS)
+
+install: setup
+	cargo install --locked --path bindings/cli
+
+setup:
+	@scripts/setup
+
+clean:
+	cargo clean

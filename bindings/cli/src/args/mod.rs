@@ -1,0 +1,195 @@
+//! The command line: what can be said, and the help that explains it.
+
+mod pool;
+mod serve;
+mod snapshot;
+mod volume;
+
+use cairn_engine::{StorageKind, SyncMode};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+pub(crate) use self::{
+    pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand},
+    serve::{ServeArgs, TlsPolicy},
+    snapshot::{CloneArgs, DiffArgs, SnapshotCommand},
+    volume::{CreateVolume, ExportArgs, ImageFormat, ImportArgs, VolumeCommand},
+};
+use crate::exit;
+
+const EXAMPLES: &str = "Examples:
+  export CAIRN_POOL=/srv/main.pool
+  cairn pool create --size 64GiB
+  cairn volume create db --size 10GiB
+  cairn serve &
+  cairn snapshot create db@before
+  cairn snapshot diff db@before db
+  cairn clone db@before db-test
+
+While a pool is served, all commands go to its server, over the control socket beside the pool (POOL.ctl);
+otherwise each opens the pool for itself. Sizes and offsets: 4096, 512MiB, 10GiB, 10G, 1.5TiB.
+";
+
+/// Volumes, snapshots and clones in one pool, served over NBD.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, after_help = format!("{EXAMPLES}\n{}", exit::HELP), disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// The pool: a file or a block device
+    #[arg(long, env = "CAIRN_POOL", global = true, value_name = "PATH")]
+    pub(crate) pool: Option<PathBuf>,
+    /// Answer in JSON, on standard output; failures too, on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How to reach the pool's file or device [default: uring, or pread where io_uring is not available]
+    #[arg(long, global = true, value_name = "KIND")]
+    pub(crate) storage: Option<Storage>,
+    /// How long to wait for a pool that another command holds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) wait: u64,
+}
+
+/// Ways to reach the pool's file or device.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Storage {
+    /// io_uring with direct I/O
+    Uring,
+    /// Plain system calls
+    Pread,
+}
+
+impl From<Storage> for StorageKind {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::Uring => Self::Uring,
+            Storage::Pread => Self::Pread,
+        }
+    }
+}
+
+/// When writes of a volume reach stable storage.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Sync {
+    /// Every write, before it is acknowledged
+    Always,
+    /// With the next flush, as a disk with a write cache does
+    Flush,
+    /// In the background only: a crash loses the latest writes
+    Never,
+}
+
+impl From<Sync> for SyncMode {
+    fn from(sync: Sync) -> Self {
+        match sync {
+            Sync::Always => Self::Always,
+            Sync::Flush => Self::Flush,
+            Sync::Never => Self::Never,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, look at or check a pool
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Create, list, change, delete, import or export volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Take, list, delete or compare snapshots, or go back to one
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Make a volume that starts from a snapshot, at no cost and independent at once
+    #[command(after_help = "Examples:
+  cairn clone db@before db-test
+  cairn clone db@before db-big --size 20GiB")]
+    Clone(CloneArgs),
+    /// Serve the volumes and snapshots of the pool over NBD, until SIGTERM or SIGINT
+    #[command(after_help = "Examples:
+  cairn serve
+  cairn serve --nbd unix:/run/main.sock --nbd tcp:127.0.0.1:10809
+  cairn serve --nbd tcp:0.0.0.0:10809 --tls require --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem
+
+Clients name an export VOLUME or, read-only, VOLUME@SNAPSHOT:
+  qemu-img info 'nbd+unix:///db?socket=/srv/main.pool.nbd'
+  nbdinfo 'nbd://127.0.0.1/db@before'")]
+    Serve(ServeArgs),
+    /// Show whether the pool is served, where, and to whom
+    #[command(after_help = "Examples:
+  cairn status
+  cairn --json status | jq .clients")]
+    Status,
+    /// Stop the server of the pool, and wait until it has
+    #[command(after_help = "Examples:
+  cairn stop")]
+    Stop,
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  cairn completions bash > /etc/bash_completion.d/cairn
+  cairn completions zsh > ~/.zfunc/_cairn")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        let path = format!("{path} {}", command.get_name());
+        if !command.has_subcommands() {
+            found.push((path.trim().to_owned(), command.clone()));
+        }
+        for sub in command.get_subcommands() {
+            leaves(sub, &path, found);
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_argument_an_explanation() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        assert!(found.len() > 20, "{}", found.len());
+        for (path, command) in found {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Examples:") && after.contains(&path), "{path} has no example of itself");
+            assert!(command.get_about().is_some(), "{path}");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{path}: {} is not explained", arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        found.push(("cairn".into(), Cli::command()));
+        for (path, command) in found {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in after.lines().filter_map(|line| line.strip_prefix("  cairn ")) {
+                let line = line.split(['|', '>', '&']).next().unwrap_or_default();
+                let words = ["cairn"].into_iter().chain(line.split_whitespace());
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("example of {path}: cairn {line}: {error}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `cairn serve`: holds the pool, offers it over NBD and over the control socket, until it is told to stop.
+//!
+//! Order of starting: pool, NBD, control socket, "ready". Order of stopping: control socket quiet, NBD clients answered and
+//! let go, pool checkpointed and closed, control socket's name removed. So the name is there as long as the pool is held.
+
+use cairn_engine::{ErrorKind, OpenOptions, Pool};
+use cairn_nbd::{Certificates, Listen, Options, TlsMode};
+use cairn_service::{
+    Failure, NbdListener, State,
+    api::Listener,
+    control::{self, Control},
+};
+use serde::Serialize;
+use std::{net::ToSocketAddrs, path::Path};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
+
+use super::reach;
+use crate::{
+    args::{Global, ServeArgs, TlsPolicy},
+    output::Output,
+    session::{self, Reach},
+    size::Bytes,
+};
+
+/// Most volumes that are named one by one when the server is ready.
+const NAMED: usize = 20;
+
+/// What the server says when it is ready, for programs: one line.
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    pid: u32,
+    pool: String,
+    control: String,
+    listeners: Vec<Listener>,
+    exports: Vec<Export>,
+}
+
+#[derive(Serialize)]
+struct Export {
+    name: String,
+    size: u64,
+    uris: Vec<String>,
+}
+
+pub(super) async fn run(global: &Global, args: ServeArgs, output: &Output) -> Result<(), Failure> {
+    let reach = reach(global)?;
+    let addresses = addresses(&args, &reach.pool)?;
+    let options = options(&args)?;
+    // Before anything is done, so that a signal never finds the server half-way without a handler.
+    let stop = stop_signal()?;
+    for address in exposed(&addresses, options.tls) {
+        output.warn(format!(
+            "{address} is open to the network: whoever reaches it can read and write every volume; \
+             use --tls require with --tls-ca or --tls-psk"
+        ));
+    }
+    let pool = hold(&reach, &args, output).await?;
+    let outcome = serve(&pool, &reach, addresses, options, output, stop).await;
+    let closed = pool.close().await;
+    // The control socket's name goes last: until here a command knows that the pool is held.
+    let control = outcome?;
+    closed?;
+    drop(control);
+    if !output.is_json() {
+        output.raw("stopped\n")?;
+    }
+    Ok(())
+}
+
+/// Opens the pool, waiting for a command that holds it, but never for another server.
+async fn hold(reach: &Reach, args: &ServeArgs, output: &Output) -> Result<Pool, Failure> {
+    let deadline = Instant::now() + reach.wait;
+    loop {
+        if let Some((_, status)) = control::find_server(&reach.pool).await? {
+            let text = format!("pool {} is served already, by process {}", reach.pool.display(), status.pid);
+            return Err(Failure::new(ErrorKind::Busy, text));
+        }
+        let mut options = OpenOptions::new();
+        if let Some(cache) = args.cache {
+            options = options.cache_bytes(cache);
+        }
+        match session::open_pool(reach, options, &|text| output.warn(text)).await {
+            Err(failure) if failure.kind == ErrorKind::Busy && Instant::now() < deadline => session::pause().await,
+            Err(failure) if failure.kind == ErrorKind::Busy => return Err(session::held(reach)),
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn serve(
+    pool: &Pool,
+    reach: &Reach,
+    addresses: Vec<Listen>,
+    options: Options,
+    output: &Output,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<Control, Failure> {
+    let mut listeners = Vec::new();
+    let outcome = async {
+        for address in addresses {
+            listeners.push(NbdListener::start(pool, address, options.clone()).await?);
+        }
+        let mut control = Control::bind(&reach.pool)?;
+        announce(pool, &control, &listeners, output).await?;
+        control.serve(State::new(pool.clone()).serving(&listeners), stop).await?;
+        Ok(control)
+    }
+    .await;
+    for listener in &listeners {
+        listener.server().stop().await?;
+    }
+    outcome
+}
+
+async fn announce(pool: &Pool, control: &Control, listeners: &[NbdListener], output: &Output) -> Result<(), Failure> {
+    let mut volumes = pool.volumes(false).await?;
+    let more = volumes.len().saturating_sub(NAMED);
+    if !output.is_json() {
+        volumes.truncate(NAMED);
+    }
+    let uris = |name: &str| listeners.iter().map(|listener| listener.server().uri(name)).collect();
+    let exports: Vec<Export> = volumes
+        .into_iter()
+        .map(|volume| Export { uris: uris(&volume.name), name: volume.name, size: volume.size })
+        .collect();
+    let ready = Ready {
+        ready: true,
+        pid: std::process::id(),
+        pool: pool.path().display().to_string(),
+        control: control.path().display().to_string(),
+        listeners: listeners.iter().map(NbdListener::info).collect(),
+        exports,
+    };
+    let mut text = format!("pool {}, control socket {}", ready.pool, ready.control);
+    for listener in &ready.listeners {
+        text += &format!("\nlistening on {}: {}", listener.address, listener.uri);
+    }
+    for export in &ready.exports {
+        for uri in &export.uris {
+            text += &format!("\nvolume {} ({}): {uri}", export.name, Bytes(export.size));
+        }
+    }
+    if more > 0 {
+        text += &format!("\nand {more} more volumes");
+    }
+    output.result(&ready, text + "\nready")
+}
+
+fn addresses(args: &ServeArgs, pool: &Path) -> Result<Vec<Listen>, Failure> {
+    if args.nbd.is_empty() {
+        // Beside the control socket, which has a directory also for a pool on a device.
+        return Ok(vec![Listen::Unix(control::socket_path(pool)?.with_extension("nbd"))]);
+    }
+    Ok(args.nbd.iter().map(|text| text.parse()).collect::<cairn_engine::Result<_>>()?)
+}
+
+fn options(args: &ServeArgs) -> Result<Options, Failure> {
+    let certificates = match (&args.tls_cert, &args.tls_key) {
+        (Some(chain), Some(key)) => {
+            Some(Certificates { chain: chain.clone(), key: key.clone(), client_ca: args.tls_ca.clone() })
+        }
+        _ => None,
+    };
+    let tls = match args.tls {
+        TlsPolicy::Off => TlsMode::Off,
+        TlsPolicy::Allow => TlsMode::Allow,
+        TlsPolicy::Require => TlsMode::Require,
+    };
+    if tls == TlsMode::Off && (certificates.is_some() || args.tls_psk.is_some()) {
+        let text = "certificates or keys are given and --tls is off: say --tls allow or --tls require";
+        return Err(Failure::new(ErrorKind::Invalid, text));
+    }
+    Ok(Options { tls, certificates, psk: args.tls_psk.clone(), ..Options::default() })
+}
+
+/// Addresses that other machines reach without proving who they are.
+fn exposed(addresses: &[Listen], tls: TlsMode) -> impl Iterator<Item = &Listen> {
+    addresses.iter().filter(move |address| match address {
+        Listen::Unix(_) => false,
+        Listen::Tcp { host, port } => {
+            let local = (host.as_str(), *port).to_socket_addrs().is_ok_and(|mut all| all.all(|a| a.ip().is_loopback()));
+            tls != TlsMode::Require && !local
+        }
+    })
+}
+
+/// Ends with the first SIGINT or SIGTERM.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    let fail = |error| Failure::from(cairn_engine::Error::io("cannot watch for signals", error));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_open_tcp_is_warned_of() {
+        let addresses: Vec<Listen> = ["unix:/x", "tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:0.0.0.0:1"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        let named: Vec<String> = exposed(&addresses, TlsMode::Allow).map(ToString::to_string).collect();
+        assert_eq!(named, ["tcp:0.0.0.0:1"]);
+        assert_eq!(exposed(&addresses, TlsMode::Require).count(), 0);
+    }
+}

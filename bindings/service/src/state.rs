@@ -1,0 +1,46 @@
+//! What the routes work on: the pool, what is exported of it, and the wish to stop.
+
+use cairn_engine::Pool;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::watch;
+
+use crate::listeners::NbdListener;
+
+/// Shared by all requests; cheap to clone.
+#[derive(Clone)]
+pub struct State {
+    pub(crate) pool: Pool,
+    pub(crate) listeners: Option<Arc<[NbdListener]>>,
+    pub(crate) since_ms: u64,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl State {
+    /// For a process that holds the pool for one command.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        Self { pool, listeners: None, since_ms, stop: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// For a server that offers the pool on these addresses.
+    #[must_use]
+    pub fn serving(mut self, listeners: &[NbdListener]) -> Self {
+        self.listeners = Some(listeners.into());
+        self
+    }
+
+    /// Asks the server to stop, as `POST /v1/shutdown` does.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until somebody asked the server to stop.
+    pub async fn stopped(&self) {
+        // The sender lives in `self`, so the wait can only end by the value.
+        drop(self.stop.subscribe().wait_for(|stop| *stop).await);
+    }
+}
