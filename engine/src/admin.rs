@@ -402,7 +402,9 @@ impl LocalPool {
     fn fits_a_group(&self, bytes: usize) -> Result<()> {
         let limit = self.core.max_group_blocks() * BLOCK / 4;
         if bytes as u64 > limit {
-            return Err(invalid(format!("too many volumes for one atomic snapshot: {bytes} bytes of records, {limit} fit")));
+            return Err(invalid(format!(
+                "too many volumes for one atomic snapshot: {bytes} bytes of records, {limit} fit"
+            )));
         }
         Ok(())
     }
@@ -610,4 +612,3 @@ fn parent_name(state: &State, version: &Version) -> Option<String> {
     }
     None
 }
-

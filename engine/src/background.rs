@@ -142,7 +142,6 @@ impl Core {
         Ok(true)
     }
 
-
     /// Waits until there is room for more records and more dirty nodes.
     pub(crate) async fn admit(self: &Rc<Self>) -> Result<()> {
         loop {
@@ -202,10 +201,7 @@ impl Core {
     async fn give_back(self: &Rc<Self>) {
         let segments = self.state.borrow_mut().space.take_empty_segments(PUNCH_PER_TICK);
         for segment in segments {
-            let done = self
-                .reactor
-                .submit(Op::Punch { offset: segment * SEGMENT * BLOCK, len: SEGMENT * BLOCK })
-                .await;
+            let done = self.reactor.submit(Op::Punch { offset: segment * SEGMENT * BLOCK, len: SEGMENT * BLOCK }).await;
             // Where it is not supported the room stays with the pool, and is found again when it is needed.
             drop(done.result);
             self.state.borrow_mut().space.gave_back(segment);
@@ -225,8 +221,7 @@ impl Core {
             return;
         }
         state.divergence = 0;
-        let ids: Vec<VersionId> =
-            state.lineage.iter().filter(|v| v.state == State::Branch).map(|v| v.id).collect();
+        let ids: Vec<VersionId> = state.lineage.iter().filter(|v| v.state == State::Branch).map(|v| v.id).collect();
         for id in ids {
             state.prune(id);
         }

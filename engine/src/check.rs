@@ -3,11 +3,7 @@
 //! It looks at the state of one moment while the pool goes on working: roots, dirty nodes and the map are taken by reference (changes
 //! copy them), and blocks released meanwhile are not handed out again until the check is over. When space runs out it gives way.
 
-use std::{
-    cell::Cell,
-    collections::VecDeque,
-    rc::Rc,
-};
+use std::{cell::Cell, collections::VecDeque, rc::Rc};
 
 use rustc_hash::FxHashMap;
 
@@ -162,7 +158,9 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
 
     fn may_go_on(&self) -> Result<()> {
         if self.core.check_yield.get() {
-            return Err(busy("the pool ran out of space while it was being checked: free some space, then check again"));
+            return Err(busy(
+                "the pool ran out of space while it was being checked: free some space, then check again",
+            ));
         }
         Ok(())
     }
@@ -223,14 +221,10 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
                 continue;
             }
             match task.pointer.place() {
-                Place::Dirty(slot) => {
-                    if self.dirty_seen.insert(slot) {
-                        match self.view.dirty.get(&slot).cloned() {
-                            Some(bytes) => found.push((task, bytes)),
-                            None => self.problem(format!("{name}: a changed node is missing from memory")),
-                        }
-                    }
-                }
+                Place::Dirty(slot) if self.dirty_seen.insert(slot) => match self.view.dirty.get(&slot).cloned() {
+                    Some(bytes) => found.push((task, bytes)),
+                    None => self.problem(format!("{name}: a changed node is missing from memory")),
+                },
                 Place::Node(block) if self.mark(task.pointer, &name) => {
                     let op = Op::Read { offset: block.0 * BLOCK, buf: IoBuf::with_len(BLOCK_SIZE) };
                     reads.push((task, block.0, name, self.core.reactor.submit(op)));
@@ -244,13 +238,17 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
             self.report.nodes += 1;
             let at = task.base * BLOCK;
             match done.result {
-                Err(e) => self.problem(format!("{name}: node at physical block {block} (offset {at}) cannot be read: {e}")),
+                Err(e) => {
+                    self.problem(format!("{name}: node at physical block {block} (offset {at}) cannot be read: {e}"));
+                }
                 Ok(_) if crc32fast::hash(&buf) != task.pointer.crc() => {
                     self.core.corruption(&format!("{name}: node at physical block {block}"));
                     self.problem(format!("{name}: node at physical block {block} (offset {at}) fails its checksum"));
                 }
                 Ok(_) if !node::is_sound(&buf, task.height - 1) => {
-                    self.problem(format!("{name}: node at physical block {block} (offset {at}) is not a node of its level"));
+                    self.problem(format!(
+                        "{name}: node at physical block {block} (offset {at}) is not a node of its level"
+                    ));
                 }
                 Ok(_) => found.push((task, Rc::new(buf))),
             }
@@ -349,7 +347,9 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
         self.report.leaked_blocks = leaked;
         // Behind a damaged node nothing can be reached: only an undamaged pool can be said to leak.
         if leaked > 0 && self.report.problems.is_empty() {
-            self.problem(format!("{leaked} blocks are in use but nothing refers to them (physical blocks {examples:?} …)"));
+            self.problem(format!(
+                "{leaked} blocks are in use but nothing refers to them (physical blocks {examples:?} …)"
+            ));
         }
     }
 }

@@ -5,13 +5,7 @@
 
 use std::rc::Rc;
 
-use crate::{
-    checkpoint::Frozen,
-    core::Core,
-    error::Result,
-    format::group,
-    journal::GROUP_DATA,
-};
+use crate::{checkpoint::Frozen, core::Core, error::Result, format::group, journal::GROUP_DATA};
 
 impl Core {
     /// Largest group, in blocks: an eighth of the ring, so that a checkpoint always finds room for its own.

@@ -208,7 +208,10 @@ impl Core {
     fn verify_node(&self, bytes: &IoBuf, pointer: Pointer, level: u32, place: u64) -> Result<()> {
         let crc = crc32fast::hash(bytes);
         let fault = if crc != pointer.crc() {
-            format!("metadata node at physical block {place} fails its checksum (stored {:08x}, found {crc:08x})", pointer.crc())
+            format!(
+                "metadata node at physical block {place} fails its checksum (stored {:08x}, found {crc:08x})",
+                pointer.crc()
+            )
         } else if !node::is_sound(bytes, level) {
             format!("metadata node at physical block {place} is not a node of level {level}")
         } else {

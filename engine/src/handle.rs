@@ -381,7 +381,8 @@ impl LocalPool {
         let core = self.core;
         core.closing.set(true);
         OPEN.with_borrow_mut(FxHashMap::clear);
-        let outcome = if core.opened_read_only || core.latch.borrow().is_some() { Ok(()) } else { core.checkpoint().await };
+        let outcome =
+            if core.opened_read_only || core.latch.borrow().is_some() { Ok(()) } else { core.checkpoint().await };
         core.reactor.stop();
         outcome
     }

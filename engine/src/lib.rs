@@ -10,30 +10,30 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod units;
-mod error;
-mod info;
-mod names;
-mod storage;
-mod reactor;
-mod format;
-mod space;
-mod tree;
-mod layout;
-mod versions;
-mod journal;
-mod sweep;
-mod state;
-mod checkpoint;
-mod gather;
-mod core;
-mod commit;
-mod background;
-mod volume;
 mod admin;
+mod background;
 mod check;
-mod open;
+mod checkpoint;
+mod commit;
+mod core;
+mod error;
+mod format;
+mod gather;
 mod handle;
+mod info;
+mod journal;
+mod layout;
+mod names;
+mod open;
+mod reactor;
+mod space;
+mod state;
+mod storage;
+mod sweep;
+mod tree;
+pub mod units;
+mod versions;
+mod volume;
 
 pub use admin::{LocalPool, MAX_VOLUME, MIN_VOLUME};
 pub use async_task::Task;

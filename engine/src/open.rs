@@ -159,14 +159,19 @@ fn open_file(path: &Path, read_only: bool, create: bool) -> Result<File> {
     let _options = options.read(true).write(!read_only).create_new(create);
     let direct = options.clone().custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path);
     let file = match direct {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => options.create_new(false).custom_flags(libc::O_CLOEXEC).open(path),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            options.create_new(false).custom_flags(libc::O_CLOEXEC).open(path)
+        }
         other => other,
     };
     let file = file.map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => exists(format!("{} exists already: choose another path, or remove it", path.display())),
-        io::ErrorKind::NotFound if !create => {
-            Error::new(ErrorKind::NotFound, format!("there is no pool at {}: make one with `cairn pool create`", path.display()))
+        io::ErrorKind::AlreadyExists => {
+            exists(format!("{} exists already: choose another path, or remove it", path.display()))
         }
+        io::ErrorKind::NotFound if !create => Error::new(
+            ErrorKind::NotFound,
+            format!("there is no pool at {}: make one with `cairn pool create`", path.display()),
+        ),
         _ => Error::io(format!("cannot open {}", path.display()), e),
     })?;
     let kind = if read_only { libc::LOCK_SH } else { libc::LOCK_EX };
@@ -251,7 +256,13 @@ pub(crate) fn prepare_create(path: &Path, options: &PoolOptions) -> Result<Openi
         drop(std::fs::remove_file(path));
     }
     let fresh = made?;
-    Ok(Opening { path: path.to_owned(), file, options: options.open.clone(), fresh: Some(fresh), thin: !device && !options.preallocate })
+    Ok(Opening {
+        path: path.to_owned(),
+        file,
+        options: options.open.clone(),
+        fresh: Some(fresh),
+        thin: !device && !options.preallocate,
+    })
 }
 
 fn prepare_file(path: &Path, file: &File, device: bool, options: &PoolOptions) -> Result<Superblock> {
@@ -285,8 +296,7 @@ fn prepare_file(path: &Path, file: &File, device: bool, options: &PoolOptions) -
 
 fn allocate(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
     // SAFETY: plain system call without pointers.
-    let failed =
-        unsafe { libc::fallocate(file.as_raw_fd(), 0, offset as libc::off_t, len as libc::off_t) } != 0;
+    let failed = unsafe { libc::fallocate(file.as_raw_fd(), 0, offset as libc::off_t, len as libc::off_t) } != 0;
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         _ if !failed => Ok(()),
@@ -375,15 +385,22 @@ async fn read_superblock(reactor: &Reactor, size: u64, path: &Path) -> Result<(S
             Err(error) => faults.push((slot, error)),
         }
     }
-    if let Some((_, error)) = faults.iter().find(|(_, e)| e.kind() == ErrorKind::Unsupported) {
-        if valid.is_empty() {
-            return Err(unsupported(format!("{}: {error}", path.display())));
-        }
+    if let Some((_, error)) = faults.iter().find(|(_, e)| e.kind() == ErrorKind::Unsupported)
+        && valid.is_empty()
+    {
+        return Err(unsupported(format!("{}: {error}", path.display())));
     }
     let Some(best) = valid.iter().max_by_key(|sb| sb.checkpoint).cloned() else {
         let reason = faults.first().map(|(_, e)| e.to_string()).unwrap_or_default();
-        let kind = if faults.iter().any(|(_, e)| e.kind() == ErrorKind::Corrupt) { ErrorKind::Corrupt } else { ErrorKind::Invalid };
-        return Err(Error::new(kind, format!("{}: no usable superblock in any of its four places ({reason})", path.display())));
+        let kind = if faults.iter().any(|(_, e)| e.kind() == ErrorKind::Corrupt) {
+            ErrorKind::Corrupt
+        } else {
+            ErrorKind::Invalid
+        };
+        return Err(Error::new(
+            kind,
+            format!("{}: no usable superblock in any of its four places ({reason})", path.display()),
+        ));
     };
     if best.total_blocks > total {
         return Err(corrupt(format!(
@@ -433,9 +450,7 @@ fn build(
         committed: superblock.group_seq - 1,
         wanted: superblock.group_seq - 1,
     };
-    let latch = options
-        .read_only
-        .then(|| read_only(format!("pool {} was opened for reading only", path.display())));
+    let latch = options.read_only.then(|| read_only(format!("pool {} was opened for reading only", path.display())));
     Rc::new(Core {
         map: RefCell::new(Map::new(superblock.map_start, total)),
         table: RefCell::new(Table::default()),
@@ -532,7 +547,13 @@ impl Core {
         Ok(reach)
     }
 
-    fn take_piece(&self, reach: &mut Reach, (level, index): (usize, usize), block: u64, bytes: Option<&[u8]>) -> Result<()> {
+    fn take_piece(
+        &self,
+        reach: &mut Reach,
+        (level, index): (usize, usize),
+        block: u64,
+        bytes: Option<&[u8]>,
+    ) -> Result<()> {
         match (level, bytes) {
             (0, Some(bytes)) => reach.load(index as u64, bytes),
             (0, None) => {
@@ -548,7 +569,9 @@ impl Core {
             }
             (_, Some(bytes)) => self.map.borrow_mut().load_entries(level - 1, index, bytes),
             (_, None) => {
-                return Err(corrupt(format!("the directory of the free map is damaged (block {block}): restore from a backup")));
+                return Err(corrupt(format!(
+                    "the directory of the free map is damaged (block {block}): restore from a backup"
+                )));
             }
         }
         Ok(())
@@ -583,7 +606,9 @@ impl Core {
                     .collect();
                 for (index, pointer, block, read) in batch {
                     let done = read.await;
-                    let n = done.result.map_err(|e| Error::io(format!("cannot read the version table at block {block}"), e))?;
+                    let n = done
+                        .result
+                        .map_err(|e| Error::io(format!("cannot read the version table at block {block}"), e))?;
                     let Op::Read { buf, .. } = done.op else { continue };
                     if n != BLOCK_SIZE || crc32fast::hash(&buf) != pointer.crc() {
                         return Err(corrupt(format!(

@@ -11,12 +11,7 @@ use crate::{
     journal::Pending,
     space::{Space, bitmap::Run},
     sweep::{Mode, Outcome, Sweep},
-    tree::{
-        Missing, Nodes,
-        edit::Edit,
-        lookup::Tree,
-        slot_of,
-    },
+    tree::{Missing, Nodes, edit::Edit, lookup::Tree, slot_of},
     units::{BlockIndex, Epoch, PhysicalBlock, VersionId, VolumeId},
     versions::{Lineage, State as VersionState, Version, depth_for, span},
 };
@@ -104,10 +99,11 @@ impl State {
             }
             let _new = self.lineage.dirty_roots.insert(id);
         }
-        if let Some((counted, cursor, count)) = &mut self.counting {
-            if *counted == id && block < *cursor {
-                *count = count.saturating_add_signed(change);
-            }
+        if let Some((counted, cursor, count)) = &mut self.counting
+            && *counted == id
+            && block < *cursor
+        {
+            *count = count.saturating_add_signed(change);
         }
         Ok(())
     }
@@ -216,7 +212,8 @@ impl State {
         }
         let end = block + span(h);
         if !cut.is_hole() && floor.owns(cut.birth(), end) {
-            let mut rest = Version::new_volume(detached, volume, "", span(h) * 4096, created_ms, VolumeOptions::default());
+            let mut rest =
+                Version::new_volume(detached, volume, "", span(h) * 4096, created_ms, VolumeOptions::default());
             rest.state = VersionState::Detached;
             rest.root = cut;
             rest.depth = h;

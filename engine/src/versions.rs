@@ -184,7 +184,6 @@ impl Lineage {
         self.versions.values()
     }
 
-
     pub(crate) fn volume_named(&self, name: &str) -> Option<&Version> {
         self.by_name.get(name).and_then(|id| self.versions.get(id))
     }

@@ -12,7 +12,8 @@ fn cases() -> u32 {
 }
 
 fn run(ops: &[Op], storage: StorageKind) {
-    let dir = tempfile::tempdir_in(if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
+    let dir =
+        tempfile::tempdir_in(if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
     pollster::block_on(async {
         let mut world = World::new(dir.path(), storage).await;
         for op in ops {

@@ -188,15 +188,14 @@ struct Writer {
 impl Writer {
     /// Starts a write; waits for the oldest one when enough are under way.
     async fn write(&mut self, block: u64, parts: Vec<Part>, what: &'static str) -> Result<()> {
-        if self.in_flight.len() >= DEPTH {
-            if let Some(oldest) = self.in_flight.pop_front() {
-                oldest.await?;
-            }
+        if self.in_flight.len() >= DEPTH
+            && let Some(oldest) = self.in_flight.pop_front()
+        {
+            oldest.await?;
         }
         let core = self.core.clone();
-        self.in_flight.push_back(
-            self.core.reactor.spawn(async move { core.write_metadata_parts(block, parts, what).await }),
-        );
+        self.in_flight
+            .push_back(self.core.reactor.spawn(async move { core.write_metadata_parts(block, parts, what).await }));
         Ok(())
     }
 

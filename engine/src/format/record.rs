@@ -185,12 +185,7 @@ impl<'a> Record<'a> {
             10 => Self::Delete { version },
             11 => Self::Walked { version, to: r.u64()? },
             12 => Self::Prune { version },
-            14 => Self::Cut {
-                version,
-                block: BlockIndex(r.u64()?),
-                height: r.u8()?,
-                detached: VersionId(r.u64()?),
-            },
+            14 => Self::Cut { version, block: BlockIndex(r.u64()?), height: r.u8()?, detached: VersionId(r.u64()?) },
             13 => Self::Counted { version, blocks: r.u64()? },
             _ => return None,
         })
@@ -226,7 +221,12 @@ mod tests {
         let v = VersionId(5);
         let options = VolumeOptions { sync: SyncMode::Always };
         let records = [
-            Record::Write { version: v, block: BlockIndex(9), place: PhysicalBlock(70), crcs: &[1, 2, 3, 4, 5, 6, 7, 8] },
+            Record::Write {
+                version: v,
+                block: BlockIndex(9),
+                place: PhysicalBlock(70),
+                crcs: &[1, 2, 3, 4, 5, 6, 7, 8],
+            },
             Record::Hole { version: v, block: BlockIndex(1), count: 2 },
             Record::Create {
                 volume: VolumeId(1),

@@ -98,10 +98,10 @@ impl Journal {
         let bytes = read_ring(core, &superblock).await?;
         let groups = follow(&bytes, &superblock.uuid, superblock.group_seq, superblock.group_at)?;
         let mut this = Self { bytes, groups };
-        if let Some(&last) = this.groups.last() {
-            if !this.is_complete(core, last).await? {
-                let _incomplete = this.groups.pop();
-            }
+        if let Some(&last) = this.groups.last()
+            && !this.is_complete(core, last).await?
+        {
+            let _incomplete = this.groups.pop();
         }
         Ok(this)
     }
@@ -117,13 +117,13 @@ impl Journal {
         for record in records(self.body(group, &uuid), group.header.seq) {
             let Record::Write { place, crcs, .. } = record? else { continue };
             let len = crcs.len() / 4 * BLOCK_SIZE;
-            reads.push_back((crcs, core.reactor.submit(Op::Read { offset: place.offset(), buf: IoBuf::with_len(len) })));
-            if reads.len() >= DEPTH * 4 {
-                if let Some((crcs, read)) = reads.pop_front() {
-                    if !matches(crcs, read.await) {
-                        return Ok(false);
-                    }
-                }
+            reads
+                .push_back((crcs, core.reactor.submit(Op::Read { offset: place.offset(), buf: IoBuf::with_len(len) })));
+            if reads.len() >= DEPTH * 4
+                && let Some((crcs, read)) = reads.pop_front()
+                && !matches(crcs, read.await)
+            {
+                return Ok(false);
             }
         }
         while let Some((crcs, read)) = reads.pop_front() {
@@ -156,7 +156,10 @@ impl Journal {
 fn matches(crcs: &[u8], done: crate::storage::Completion) -> bool {
     let Op::Read { buf, .. } = done.op else { return false };
     done.result.is_ok_and(|n| n == buf.len())
-        && buf.chunks(BLOCK_SIZE).zip(crcs.as_chunks::<4>().0).all(|(b, crc)| crc32fast::hash(b) == u32::from_le_bytes(*crc))
+        && buf
+            .chunks(BLOCK_SIZE)
+            .zip(crcs.as_chunks::<4>().0)
+            .all(|(b, crc)| crc32fast::hash(b) == u32::from_le_bytes(*crc))
 }
 
 async fn read_ring(core: &Rc<Core>, superblock: &Superblock) -> Result<Vec<u8>> {

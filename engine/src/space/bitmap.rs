@@ -115,7 +115,7 @@ impl Bitmap {
             let word = self.words[(at / WORD) as usize] >> (at % WORD);
             let clear = u64::from(word.trailing_zeros()).min(WORD - at % WORD);
             at += clear;
-            if at % WORD != 0 || clear == 0 {
+            if !at.is_multiple_of(WORD) || clear == 0 {
                 break;
             }
         }

@@ -80,6 +80,7 @@ pub(crate) struct Space {
     nodes_open: Vec<Run>,
     nodes_frozen: Vec<Run>,
     releasing: u64,
+    last_committed: u64,
     eras: VecDeque<(u64, u64)>,
     thin: bool,
     /// The journal is being replayed: data that it releases is free at once, since its record is committed.
@@ -117,6 +118,7 @@ impl Space {
             nodes_open: Vec::new(),
             nodes_frozen: Vec::new(),
             releasing: 0,
+            last_committed: 0,
             eras: VecDeque::from([(0, 0)]),
             thin,
             replaying: false,
@@ -396,6 +398,7 @@ impl Space {
 
     /// All groups up to `group` are committed: what was released two groups ago may become free.
     pub(crate) fn committed(&mut self, group: u64) {
+        self.last_committed = group;
         let oldest_read = self.oldest_read();
         while let Some(front) = self.sealed.front() {
             if front.group >= group || front.era >= oldest_read {
@@ -419,11 +422,12 @@ impl Space {
         self.nodes_frozen = std::mem::take(&mut self.nodes_open);
     }
 
-    /// The checkpoint is durable.
+    /// The checkpoint is durable: what only its predecessor referred to needs no further commit, but reads may still be under way.
     pub(crate) fn checkpointed(&mut self) {
-        for run in std::mem::take(&mut self.nodes_frozen) {
-            self.free_run(run);
-        }
+        let runs = std::mem::take(&mut self.nodes_frozen);
+        let era = self.next_era();
+        self.sealed.push_back(Released { group: 0, era, runs });
+        self.committed(self.last_committed);
     }
 
     fn free_run(&mut self, run: Run) {

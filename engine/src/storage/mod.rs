@@ -11,7 +11,7 @@ pub(crate) mod buffer;
 pub(crate) mod sync;
 pub(crate) mod uring;
 
-use std::{io, os::fd::RawFd, ops::Range, rc::Rc, time::Duration};
+use std::{io, ops::Range, os::fd::RawFd, rc::Rc, time::Duration};
 
 use buffer::IoBuf;
 

@@ -3,14 +3,7 @@
 //! Invariant: everything that the kernel may touch (buffers, `iovec`s, message headers) is owned by the entry in
 //! `in_flight` under the operation's token, and leaves it only with the completion.
 
-use std::{
-    collections::VecDeque,
-    fs::File,
-    io,
-    os::fd::AsRawFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, fs::File, io, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -121,9 +114,8 @@ impl UringStorage {
                 let mut message: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
                 message.msg_iov = flight.vectors.as_mut_ptr();
                 message.msg_iovlen = flight.vectors.len();
-                let entry = opcode::SendMsg::new(types::Fd(*fd), &raw const *message)
-                    .flags(libc::MSG_NOSIGNAL as u32)
-                    .build();
+                let entry =
+                    opcode::SendMsg::new(types::Fd(*fd), &raw const *message).flags(libc::MSG_NOSIGNAL as u32).build();
                 flight.message = Some(message);
                 entry
             }

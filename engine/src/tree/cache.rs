@@ -77,10 +77,10 @@ impl Cache {
     pub(crate) fn remove(&mut self, block: u64) {
         let Some(entry) = self.entries.remove(&block) else { return };
         let _gone = self.clock.swap_remove(entry.hand);
-        if let Some(moved) = self.clock.get(entry.hand) {
-            if let Some(other) = self.entries.get_mut(moved) {
-                other.hand = entry.hand;
-            }
+        if let Some(moved) = self.clock.get(entry.hand)
+            && let Some(other) = self.entries.get_mut(moved)
+        {
+            other.hand = entry.hand;
         }
         if self.hand >= self.clock.len() {
             self.hand = 0;

@@ -1,10 +1,6 @@
 //! What one tree holds and another does not. Equal pointers mean equal subtrees, so the walk costs what differs.
 
-use super::{
-    Nodes,
-    lookup::Tree,
-    nodes::Step,
-};
+use super::{Nodes, lookup::Tree, nodes::Step};
 use crate::{
     format::{
         node::{self, FANOUT},

@@ -51,16 +51,13 @@ impl Edit<'_> {
     /// Makes the node behind `pointer` (of `height`, over `block`) one that may be changed in place.
     fn open(&mut self, holder: Holder, pointer: Pointer, height: u32, block: u64) -> Step<u32> {
         let owned = self.floor.owns(pointer.birth(), Self::end_of(block, height));
-        if let Place::Dirty(slot) = pointer.place() {
-            if owned && self.nodes.is_open(slot) {
-                return Ok(slot);
-            }
+        if let Place::Dirty(slot) = pointer.place()
+            && owned
+            && self.nodes.is_open(slot)
+        {
+            return Ok(slot);
         }
-        let bytes = if pointer.is_hole() {
-            node::empty()
-        } else {
-            IoBuf::clone(self.nodes.get(pointer, height - 1)?)
-        };
+        let bytes = if pointer.is_hole() { node::empty() } else { IoBuf::clone(self.nodes.get(pointer, height - 1)?) };
         let slot = self.nodes.add(bytes, height - 1, self.epoch);
         self.put(holder, Pointer::dirty(slot, self.epoch));
         if owned {

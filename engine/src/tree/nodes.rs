@@ -87,9 +87,9 @@ impl Nodes {
     /// its neighbours too.
     pub(crate) fn get_child(&self, parent: &IoBuf, index: usize, level: u32) -> Step<&Rc<IoBuf>> {
         self.get(node::get(parent, index), level).map_err(|mut missing| {
-            let ahead = (index + 1..node::FANOUT).map(|i| node::get(parent, i)).filter(|p| {
-                matches!(p.place(), Place::Node(block) if self.cache.get(block.0, p.crc()).is_none())
-            });
+            let ahead = (index + 1..node::FANOUT)
+                .map(|i| node::get(parent, i))
+                .filter(|p| matches!(p.place(), Place::Node(block) if self.cache.get(block.0, p.crc()).is_none()));
             missing.nodes.extend(ahead.take(AHEAD).map(|p| (p, level)));
             missing
         })
@@ -247,10 +247,6 @@ impl Nodes {
 
     /// References to the bytes of all dirty nodes, for a look at the present state while it goes on changing.
     pub(crate) fn dirty_view(&self) -> rustc_hash::FxHashMap<u32, Rc<IoBuf>> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(i, s)| s.as_ref().map(|d| (i as u32, d.bytes.clone())))
-            .collect()
+        self.slots.iter().enumerate().filter_map(|(i, s)| s.as_ref().map(|d| (i as u32, d.bytes.clone()))).collect()
     }
 }

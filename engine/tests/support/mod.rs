@@ -10,7 +10,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pool, PoolOptions, StorageKind, Target, Volume, VolumeOptions,
+    BLOCK, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pool, PoolOptions, StorageKind, Target, Volume,
+    VolumeOptions,
 };
 
 /// A step of a history.
@@ -161,13 +162,13 @@ impl World {
         for sector in first..first + count {
             // One in eight sectors is zero, so that blocks become holes now and then.
             self.next_value += 1;
-            let value = if self.next_value % 8 == 0 { 0 } else { self.next_value };
+            let value = if self.next_value.is_multiple_of(8) { 0 } else { self.next_value };
             data.extend_from_slice(&fill(value));
             set(&mut self.volumes[at].content, sector, value);
         }
         let volume = self.volume(&name).await;
         let buf = IoBuf::from(&data[..]);
-        if a % 16 == 0 {
+        if a.is_multiple_of(16) {
             volume.write_fua(first * SECTOR, buf).await.unwrap();
         } else {
             volume.write(first * SECTOR, buf).await.unwrap();
@@ -206,7 +207,7 @@ impl World {
 
     /// One volume, or all of them at one moment.
     async fn snapshot(&mut self, at: usize, b: u32) {
-        let chosen: Vec<usize> = if b % 5 == 0 { (0..self.volumes.len()).collect() } else { vec![at] };
+        let chosen: Vec<usize> = if b.is_multiple_of(5) { (0..self.volumes.len()).collect() } else { vec![at] };
         if self.volumes.iter().map(|v| v.snapshots.len()).sum::<usize>() > 12 {
             return self.delete_snapshot(at, b).await;
         }
@@ -230,7 +231,7 @@ impl World {
         let origin = self.volumes[at].snapshots[b as usize % self.volumes[at].snapshots.len()].clone();
         let from = Target { volume: self.volumes[at].name.clone(), snapshot: Some(origin.name.clone()) };
         let name = self.name("clone");
-        let size = if b % 3 == 0 { origin.size * 3 } else { origin.size };
+        let size = if b.is_multiple_of(3) { origin.size * 3 } else { origin.size };
         let info = self.pool().clone_volume(&from, &name, Some(size)).await.unwrap();
         assert_eq!(info.size, size);
         self.volumes.push(Live { name, size, content: origin.content, snapshots: Vec::new() });
@@ -319,7 +320,7 @@ impl World {
 
     async fn reopen(&mut self, b: u32) {
         self.open.clear();
-        self.cache = if b % 2 == 0 { 16 * MIB } else { 64 * MIB };
+        self.cache = if b.is_multiple_of(2) { 16 * MIB } else { 64 * MIB };
         self.pool.take().unwrap().close().await.unwrap();
         let options = OpenOptions::new().storage(self.storage).cache_bytes(self.cache);
         self.pool = Some(Pool::open(&self.path, options).await.unwrap());

@@ -42,7 +42,7 @@ impl Confined {
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let ready: serde_json::Value = serde_json::from_str(&ready)
-            .unwrap_or_else(|error| panic!("not ready ({error}): {ready:?}; see standard error"));
+            .unwrap_or_else(|error| panic!("not ready ({error}): {ready:?}; this test mounts a tmpfs in a namespace of its own, which needs a kernel that allows it"));
         let address = ready["listeners"][0]["address"].as_str().and_then(|text| text.strip_prefix("tcp:"));
         let address = Address::Tcp(address.unwrap_or_else(|| panic!("{ready}")).to_owned());
         let pool = format!("{directory}/p");
