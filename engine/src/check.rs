@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     admin::LocalPool,
     core::{Core, ReadGuard},
-    error::{Result, busy},
+    error::{Result, busy, corrupt},
     format::{
         node::{self, FANOUT},
         pointer::{Place, Pointer},
@@ -64,6 +64,8 @@ struct Checker<'a, F: Fn(u64, u64)> {
     dirty_seen: rustc_hash::FxHashSet<u32>,
     /// Data pointers to be read: block and checksum.
     data: Vec<(u64, u32, String)>,
+    /// Nodes that could not be read or verified.
+    unreadable: u64,
 }
 
 /// A node on the walk's list.
@@ -101,9 +103,34 @@ impl LocalPool {
             progress: &progress,
             dirty_seen: rustc_hash::FxHashSet::default(),
             data: Vec::new(),
+            unreadable: 0,
         };
         checker.run().await?;
         Ok(checker.report)
+    }
+}
+
+/// Every block that the versions and their table refer to, found from the roots: what a damaged piece of the free map is rebuilt from.
+/// For opening, before anything changes.
+pub(crate) async fn reachable(core: &Rc<Core>) -> Result<Reach> {
+    let view = take_view(core);
+    let blocks = core.superblock.borrow().total_blocks;
+    let mut checker = Checker {
+        core: core.clone(),
+        total: view.reach.count(),
+        view,
+        seen: Reach::new(blocks),
+        report: CheckReport::default(),
+        read_data: false,
+        progress: &|_, _| {},
+        dirty_seen: rustc_hash::FxHashSet::default(),
+        data: Vec::new(),
+        unreadable: 0,
+    };
+    checker.walk_all().await?;
+    match checker.unreadable {
+        0 => Ok(checker.seen),
+        n => Err(corrupt(format!("{n} metadata nodes are damaged as well"))),
     }
 }
 
@@ -137,6 +164,13 @@ fn take_view(core: &Rc<Core>) -> View {
 
 impl<F: Fn(u64, u64)> Checker<'_, F> {
     async fn run(&mut self) -> Result<()> {
+        self.walk_all().await?;
+        self.compare();
+        (self.progress)(self.total, self.total);
+        Ok(())
+    }
+
+    async fn walk_all(&mut self) -> Result<()> {
         self.report.versions = self.view.roots.len() as u64;
         self.check_table().await?;
         for root in 0..self.view.roots.len() {
@@ -145,8 +179,6 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
             self.walk(task).await?;
             self.read_queued(true).await?;
         }
-        self.compare();
-        (self.progress)(self.total, self.total);
         Ok(())
     }
 
@@ -237,6 +269,7 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
             let Op::Read { buf, .. } = done.op else { continue };
             self.report.nodes += 1;
             let at = task.base * BLOCK;
+            self.unreadable += 1;
             match done.result {
                 Err(e) => {
                     self.problem(format!("{name}: node at physical block {block} (offset {at}) cannot be read: {e}"));
@@ -250,7 +283,10 @@ impl<F: Fn(u64, u64)> Checker<'_, F> {
                         "{name}: node at physical block {block} (offset {at}) is not a node of its level"
                     ));
                 }
-                Ok(_) => found.push((task, Rc::new(buf))),
+                Ok(_) => {
+                    self.unreadable -= 1;
+                    found.push((task, Rc::new(buf)));
+                }
             }
         }
         found

@@ -490,12 +490,13 @@ impl Core {
     /// From the superblock to the state at the last commit.
     async fn recover(self: &Rc<Self>, size: u64) -> Result<()> {
         debug_assert!(size >= self.superblock.borrow().total_blocks * BLOCK);
-        let reach = self.read_map().await?;
-        {
-            let sb = self.superblock.borrow();
-            self.state.borrow_mut().space = Space::new(sb.total_blocks, sb.data_start, sb.data_end, reach, self.thin);
-        }
+        let mut damaged = Vec::new();
+        let reach = self.read_map(&mut damaged).await?;
+        self.set_reach(reach);
         self.read_table().await?;
+        if !damaged.is_empty() {
+            self.rebuild_map(&damaged).await;
+        }
         let journal = Journal::read(self).await?;
         {
             let mut commit = self.commit.borrow_mut();
@@ -511,8 +512,32 @@ impl Core {
         Ok(())
     }
 
-    /// Reads the free map. A damaged piece counts as all in use: nothing is overwritten, and a check shows what that keeps back.
-    async fn read_map(self: &Rc<Self>) -> Result<Reach> {
+    fn set_reach(&self, reach: Reach) {
+        let sb = self.superblock.borrow();
+        self.state.borrow_mut().space = Space::new(sb.total_blocks, sb.data_start, sb.data_end, reach, self.thin);
+    }
+
+    /// What damaged pieces of the free map held follows from the versions. Where those are damaged too, the pieces stay all in use:
+    /// that wastes space, but overwrites nothing.
+    async fn rebuild_map(self: &Rc<Self>, damaged: &[u64]) {
+        match crate::check::reachable(self).await {
+            Ok(seen) => {
+                let mut reach = self.state.borrow().space.reach.clone();
+                for &piece in damaged {
+                    reach.replace(piece, &seen);
+                }
+                self.set_reach(reach);
+                let what = format!("pieces {damaged:?} of the free map were damaged; they were rebuilt from the versions");
+                self.state.borrow_mut().event(Event::CopyUsed { what });
+            }
+            Err(error) => self.corruption(&format!(
+                "pieces {damaged:?} of the free map are damaged and cannot be rebuilt ({error}): their blocks count as in use"
+            )),
+        }
+    }
+
+    /// Reads the free map. A damaged piece counts as all in use for now, and is named in `damaged`.
+    async fn read_map(self: &Rc<Self>, damaged: &mut Vec<u64>) -> Result<Reach> {
         let superblock = self.superblock.borrow().clone();
         let mut reach = Reach::new(superblock.total_blocks);
         let levels = self.map.borrow().levels.len();
@@ -541,6 +566,9 @@ impl Core {
                 let done = read.await;
                 let Op::Read { buf, .. } = done.op else { continue };
                 let sound = done.result.is_ok_and(|n| n == BLOCK_SIZE) && crc32fast::hash(&buf) == crc;
+                if level == 0 && !sound {
+                    damaged.push(index as u64);
+                }
                 self.take_piece(&mut reach, (level, index), block, sound.then_some(&buf[..]))?;
             }
         }
@@ -557,9 +585,7 @@ impl Core {
         match (level, bytes) {
             (0, Some(bytes)) => reach.load(index as u64, bytes),
             (0, None) => {
-                self.corruption(&format!(
-                    "piece {index} of the free map (block {block}) is damaged: its blocks count as in use until the pool is repaired"
-                ));
+                self.corruption(&format!("piece {index} of the free map (block {block}) is damaged"));
                 let sb = self.superblock.borrow();
                 let start = (index as u64 * PIECE_BLOCKS).max(sb.data_start);
                 let end = ((index as u64 + 1) * PIECE_BLOCKS).min(sb.data_end);

@@ -391,10 +391,27 @@ impl LocalVolume {
     }
 
     async fn write_data(&self, block: u64, part: Part) -> Result<()> {
-        let core = self.core();
         let count = (part.range.len() / BLOCK_SIZE) as u64;
         let purpose = self.purpose(block, count).await?;
-        let mut crcs = Vec::with_capacity(count as usize * 4);
+        if purpose == Purpose::Data {
+            return self.write_run(block, part, purpose).await;
+        }
+        // The reserve is small: what replaces data of its own goes through it a little at a time.
+        let step = (self.core().state.borrow().space.reserve() / 8).max(8) * BLOCK;
+        let mut start = part.range.start;
+        while start < part.range.end {
+            let end = part.range.end.min(start + step as usize);
+            let at = block + ((start - part.range.start) / BLOCK_SIZE) as u64;
+            self.write_run(at, Part { buf: part.buf.clone(), range: start..end }, purpose).await?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Writes blocks to new places and puts them into the tree.
+    async fn write_run(&self, block: u64, part: Part, purpose: Purpose) -> Result<()> {
+        let core = self.core();
+        let mut crcs = Vec::with_capacity(part.range.len() / BLOCK_SIZE * 4);
         for bytes in part.bytes().chunks_exact(BLOCK_SIZE) {
             crcs.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         }

@@ -87,6 +87,15 @@ impl Reach {
         &self.pieces[index as usize]
     }
 
+    /// Makes a piece what it is in `other`.
+    pub(crate) fn replace(&mut self, index: u64, other: &Self) {
+        let ones = |p: &Piece| p.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+        let slot = &mut self.pieces[index as usize];
+        self.count = self.count - ones(slot) + ones(other.piece(index));
+        slot.clone_from(&other.pieces[index as usize]);
+        let _new = self.changed.insert(index);
+    }
+
     /// Takes a piece as read from the pool; only for opening.
     pub(crate) fn load(&mut self, index: u64, bytes: &[u8]) {
         let piece = Rc::make_mut(&mut self.pieces[index as usize]);

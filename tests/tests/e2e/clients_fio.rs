@@ -15,6 +15,8 @@ pub(crate) fn arguments(uri: &str, size: &str) -> Vec<String> {
         &format!("--size={size}"),
         "--verify_fatal=1",
         "--randseed=7",
+        // Or it would leave a file in the current directory.
+        "--verify_state_save=0",
     ]
     .map(ToOwned::to_owned)
     .to_vec()

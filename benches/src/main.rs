@@ -1,0 +1,179 @@
+//! `compare`: the rows of the comparison, all targets in turn within each round, medians at the end.
+
+use std::path::{Path, PathBuf};
+
+use cairn_benches::{
+    fio, in_process, peers,
+    row::{Before, ROWS, Row},
+    table::{Rates, TARGETS, markdown},
+};
+use cairn_engine::{GIB, OpenOptions, Pool, PoolOptions, VolumeOptions};
+use clap::Parser;
+
+/// Measures the raw file, Cairn in-process, Cairn over NBD and qcow2 over NBD side by side.
+#[derive(Parser)]
+#[command(
+    after_help = "Example:\n  make compare\n  compare --cairn target/release/cairn --dir /var/tmp --rounds 5 --seconds 5"
+)]
+struct Args {
+    /// The program cairn
+    #[arg(long)]
+    cairn: PathBuf,
+    /// Directory for the files under test (about four times the working set)
+    #[arg(long, default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Rounds
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds for each row and target in a round
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Working set in GiB
+    #[arg(long, default_value_t = 4)]
+    gib: u64,
+    /// Also write all values to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() {
+    let args = Args::parse();
+    if let Err(error) = run(&args) {
+        eprintln!("compare: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let mut results: Vec<(Row, Rates)> = ROWS.iter().map(|r| (*r, Rates::default())).collect();
+    for round in 1..=args.rounds {
+        let dir = tempfile::tempdir_in(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
+        one_round(args, dir.path(), round, &mut results)?;
+    }
+    println!("{}", markdown(&results));
+    if let Some(path) = &args.json {
+        let rows: Vec<_> = results
+            .iter()
+            .map(|(row, rates)| {
+                let values: serde_json::Map<_, _> =
+                    TARGETS.iter().zip(&rates.targets).map(|(n, v)| ((*n).to_owned(), v.clone().into())).collect();
+                serde_json::json!({ "row": row.name, "requests_per_second": values })
+            })
+            .collect();
+        let all = serde_json::json!({ "gib": args.gib, "seconds": args.seconds, "rounds": args.rounds, "rows": rows });
+        std::fs::write(path, format!("{all:#}\n")).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The four targets of a round; each is made anew, and made again where a row wants it fresh.
+struct Round<'a> {
+    args: &'a Args,
+    dir: &'a Path,
+    size: u64,
+}
+
+fn one_round(args: &Args, dir: &Path, round: u32, results: &mut [(Row, Rates)]) -> Result<(), String> {
+    let this = Round { args, dir, size: args.gib * GIB };
+    for target in [false, true] {
+        this.make(target)?;
+    }
+    let mut before = Before::Fresh;
+    for (row, rates) in results.iter_mut() {
+        if row.before == Before::Fresh && before == Before::Fresh && row.block > 4096 {
+            for nbd in [false, true] {
+                this.make(nbd)?;
+            }
+        }
+        let prepare = (row.before != before).then_some(row.before);
+        let prepare = prepare.filter(|b| !(*b == Before::Written && before == Before::Snapshot));
+        before = row.before;
+        let values = [
+            this.raw(row, prepare)?,
+            this.in_process(row, prepare)?,
+            this.nbd(row, prepare)?,
+            this.qcow2(row, prepare)?,
+        ];
+        eprintln!("round {round}: {}: {}", row.name, values.map(|v| row.show(v)).join(", "));
+        for (list, value) in rates.targets.iter_mut().zip(values) {
+            list.push(value);
+        }
+    }
+    Ok(())
+}
+
+fn text(error: cairn_engine::Error) -> String {
+    error.to_string()
+}
+
+impl Round<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Makes new pools and images (or, the first time, the raw file as well).
+    fn make(&self, nbd: bool) -> Result<(), String> {
+        let name = if nbd { "nbd.pool" } else { "inside.pool" };
+        drop(std::fs::remove_file(self.path(name)));
+        pollster::block_on(async {
+            let pool = Pool::create(self.path(name), PoolOptions::new().size(self.size * 3)).await.map_err(text)?;
+            drop(pool.create_volume("disk", self.size, VolumeOptions::default()).await.map_err(text)?);
+            pool.close().await.map_err(text)
+        })?;
+        if nbd {
+            let image = self.path("disk.qcow2");
+            drop(std::fs::remove_file(&image));
+            let size = self.size.to_string();
+            peers::run(Path::new("qemu-img"), &["create", "-q", "-f", "qcow2", &image.to_string_lossy(), &size])?;
+        } else if !self.path("raw").exists() {
+            // The raw file is measured as a device is: all its blocks exist.
+            fio::fill(&fio::Target::File(&self.path("raw")), self.size)?;
+        }
+        Ok(())
+    }
+
+    fn raw(&self, row: &Row, _prepare: Option<Before>) -> Result<f64, String> {
+        fio::measure(&fio::Target::File(&self.path("raw")), row, self.size, self.args.seconds)
+    }
+
+    fn in_process(&self, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
+        pollster::block_on(async {
+            let pool = Pool::open(self.path("inside.pool"), OpenOptions::new()).await?;
+            match prepare {
+                Some(Before::Written) => in_process::fill(&pool, "disk", self.size).await?,
+                Some(Before::Snapshot) => drop(pool.volume("disk").await?.snapshot("s").await?),
+                _ => {}
+            }
+            let rate = in_process::measure(&pool, "disk", *row, self.size, self.args.seconds).await?;
+            pool.close().await?;
+            Ok(rate)
+        })
+        .map_err(text)
+    }
+
+    fn nbd(&self, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
+        let pool = self.path("nbd.pool");
+        let server = peers::cairn(&self.args.cairn, &pool, "disk", self.dir)?;
+        if prepare == Some(Before::Snapshot) {
+            peers::run(&self.args.cairn, &["--pool", &pool.to_string_lossy(), "snapshot", "create", "disk@s"])?;
+        }
+        self.over_nbd(&server, row, prepare)
+    }
+
+    fn qcow2(&self, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
+        let image = self.path("disk.qcow2");
+        if prepare == Some(Before::Snapshot) {
+            peers::run(Path::new("qemu-img"), &["snapshot", "-c", "s", &image.to_string_lossy()])?;
+        }
+        let server = peers::qcow2(&image, self.dir)?;
+        self.over_nbd(&server, row, prepare)
+    }
+
+    fn over_nbd(&self, server: &peers::Server, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
+        let target = fio::Target::Nbd(&server.uri);
+        if prepare == Some(Before::Written) {
+            fio::fill(&target, self.size)?;
+        }
+        fio::measure(&target, row, self.size, self.args.seconds)
+    }
+}

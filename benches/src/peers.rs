@@ -1,0 +1,81 @@
+//! Servers that are measured: `cairn serve`, and `qemu-storage-daemon` with qcow2.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// A running server, ended by its process id when it is dropped.
+pub struct Server {
+    child: Child,
+    /// URI of the export.
+    pub uri: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGTERM lets it finish its work; a server that is gone already is fine.
+        let _asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ended = self.child.wait();
+    }
+}
+
+fn spawn(mut command: Command) -> Result<Child, String> {
+    command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot run {command:?}: {e}"))
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Its output when it fails.
+pub fn run(program: &Path, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(args).output().map_err(|e| format!("{}: {e}", program.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{} {args:?}: {}", program.display(), String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Serves a pool with `cairn serve`.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn cairn(program: &Path, pool: &Path, volume: &str, dir: &Path) -> Result<Server, String> {
+    let socket = dir.join("cairn.sock");
+    let mut command = Command::new(program);
+    let _args = command.arg("--pool").arg(pool).arg("serve").arg("--nbd").arg(format!("unix:{}", socket.display()));
+    let mut child = spawn(command)?;
+    let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+    let ready = lines.map_while(Result::ok).any(|line| line == "ready");
+    let server = Server { child, uri: format!("nbd+unix:///{volume}?socket={}", socket.display()) };
+    if ready { Ok(server) } else { Err("cairn serve did not become ready".to_owned()) }
+}
+
+/// Serves a qcow2 image with `qemu-storage-daemon` over NBD.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn qcow2(image: &Path, dir: &Path) -> Result<Server, String> {
+    let (socket, pid) = (dir.join("qsd.sock"), dir.join("qsd.pid"));
+    drop(std::fs::remove_file(&pid));
+    let mut command = Command::new("qemu-storage-daemon");
+    let _args = command
+        .arg("--blockdev")
+        .arg(format!("driver=file,node-name=file,filename={},cache.direct=on,aio=io_uring", image.display()))
+        .args(["--blockdev", "driver=qcow2,node-name=disk,file=file,discard=unmap"])
+        .arg("--nbd-server")
+        .arg(format!("addr.type=unix,addr.path={}", socket.display()))
+        .args(["--export", "type=nbd,id=e,node-name=disk,name=disk,writable=on"])
+        .arg("--pidfile")
+        .arg(&pid);
+    let mut child = spawn(command)?;
+    // The daemon writes its process id when everything on its command line is done.
+    while !pid.exists() {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("qemu-storage-daemon ended: {status}"));
+        }
+        std::thread::yield_now();
+    }
+    Ok(Server { child, uri: format!("nbd+unix:///disk?socket={}", socket.display()) })
+}
