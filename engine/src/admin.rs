@@ -27,26 +27,6 @@ pub struct LocalPool {
     pub(crate) core: Rc<Core>,
 }
 
-/// The version that a target names.
-pub(crate) fn resolve(state: &State, target: &Target) -> Result<VersionId> {
-    let volume = volume_named(state, &target.volume)?;
-    match &target.snapshot {
-        None => Ok(volume.id),
-        Some(name) => snapshot_named(state, volume, name).map(|v| v.id),
-    }
-}
-
-fn volume_named<'a>(state: &'a State, name: &str) -> Result<&'a Version> {
-    state.lineage.volume_named(name).ok_or_else(|| not_found(format!("there is no volume {name:?} in this pool")))
-}
-
-fn snapshot_named<'a>(state: &'a State, volume: &Version, name: &str) -> Result<&'a Version> {
-    state
-        .lineage
-        .snapshot_named(volume.volume, name)
-        .ok_or_else(|| not_found(format!("volume {:?} has no snapshot {name:?}", volume.name)))
-}
-
 fn check_size(size: u64) -> Result<()> {
     if !(MIN_VOLUME..=MAX_VOLUME).contains(&size) {
         return Err(invalid(format!("a volume of {size} bytes is out of range: 1 MiB to 64 TiB")));
@@ -113,10 +93,10 @@ impl LocalPool {
     pub fn open(&self, target: &Target) -> Result<LocalVolume> {
         let opened = {
             let state = self.core.state.borrow();
-            let volume = volume_named(&state, &target.volume)?;
+            let volume = state.lineage.require_volume(&target.volume)?;
             match &target.snapshot {
                 None => Opened::Volume(volume.volume),
-                Some(name) => Opened::Snapshot(snapshot_named(&state, volume, name)?.id),
+                Some(name) => Opened::Snapshot(state.lineage.require_snapshot(volume, name)?.id),
             }
         };
         Ok(LocalVolume::new(self.core.clone(), opened, target.to_string()))
@@ -155,7 +135,7 @@ impl LocalPool {
 
     fn brief(&self, name: &str) -> Result<VolumeInfo> {
         let state = self.core.state.borrow();
-        volume_named(&state, name).map(|v| self.volume_info_of(&state, v))
+        state.lineage.require_volume(name).map(|v| self.volume_info_of(&state, v))
     }
 
     fn volume_info_of(&self, state: &State, v: &Version) -> VolumeInfo {
@@ -197,7 +177,7 @@ impl LocalPool {
         check_name("volume", new_name)?;
         {
             let mut state = self.core.state.borrow_mut();
-            let id = volume_named(&state, volume)?.id;
+            let id = state.lineage.require_volume(volume)?.id;
             if volume != new_name {
                 free_name(&state, new_name)?;
                 state.rename(id, new_name);
@@ -216,7 +196,7 @@ impl LocalPool {
         check_size(size)?;
         {
             let mut state = self.core.state.borrow_mut();
-            let version = volume_named(&state, volume)?;
+            let version = state.lineage.require_volume(volume)?;
             let (id, old) = (version.id, version.size);
             if size < old {
                 return Err(invalid(format!(
@@ -239,7 +219,7 @@ impl LocalPool {
         self.writable()?;
         {
             let mut state = self.core.state.borrow_mut();
-            let id = volume_named(&state, volume)?.id;
+            let id = state.lineage.require_volume(volume)?.id;
             state.set_options(id, options);
         }
         self.core.flush().await?;
@@ -255,7 +235,7 @@ impl LocalPool {
         self.writable()?;
         let deleted = {
             let mut state = self.core.state.borrow_mut();
-            let version = volume_named(&state, name)?;
+            let version = state.lineage.require_volume(name)?;
             let (id, volume) = (version.id, version.volume);
             let snapshots: Vec<(VersionId, String)> =
                 state.lineage.snapshots_of(volume).iter().map(|s| (s.id, format!("{name}@{}", s.name))).collect();
@@ -271,6 +251,7 @@ impl LocalPool {
             for (id, name) in &snapshots {
                 self.not_attached(Opened::Snapshot(*id), name)?;
             }
+            self.fits_a_group(snapshots.len() * 9).map_err(|e| e.within("delete some of the snapshots first"))?;
             // From the tip down, so that each walk has the least to compare with.
             state.delete(id);
             for (id, _) in snapshots.iter().rev() {
@@ -306,7 +287,7 @@ impl LocalPool {
     pub fn list_snapshots(&self, volume: Option<&str>) -> Result<Vec<SnapshotInfo>> {
         let state = self.core.state.borrow();
         let volumes = match volume {
-            Some(name) => vec![volume_named(&state, name)?],
+            Some(name) => vec![state.lineage.require_volume(name)?],
             None => state.lineage.volumes(),
         };
         let all = volumes.into_iter().flat_map(|v| state.lineage.snapshots_of(v.volume));
@@ -335,7 +316,7 @@ impl LocalPool {
         let _name = target.require_snapshot()?;
         let mut info = {
             let state = self.core.state.borrow();
-            let id = resolve(&state, target)?;
+            let id = state.lineage.resolve(target)?;
             let version = state.lineage.get(id).ok_or_else(|| not_found(format!("{target} is gone")))?;
             self.snapshot_info_of(&state, version)
         };
@@ -373,7 +354,7 @@ impl LocalPool {
             for target in targets {
                 let name = target.require_snapshot()?;
                 check_name("snapshot", name)?;
-                let volume = volume_named(&state, &target.volume)?;
+                let volume = state.lineage.require_volume(&target.volume)?;
                 if state.lineage.snapshot_named(volume.volume, name).is_some() {
                     return Err(exists(format!("{target} exists already")));
                 }
@@ -403,7 +384,7 @@ impl LocalPool {
         let limit = self.core.max_group_blocks() * BLOCK / 4;
         if bytes as u64 > limit {
             return Err(invalid(format!(
-                "too many volumes for one atomic snapshot: {bytes} bytes of records, {limit} fit"
+                "too much to do at one moment: {bytes} bytes of records, {limit} fit into one commit"
             )));
         }
         Ok(())
@@ -418,7 +399,7 @@ impl LocalPool {
         let _name = target.require_snapshot()?;
         {
             let mut state = self.core.state.borrow_mut();
-            let id = resolve(&state, target)?;
+            let id = state.lineage.resolve(target)?;
             self.not_attached(Opened::Snapshot(id), &target.to_string())?;
             state.delete(id);
         }
@@ -439,7 +420,7 @@ impl LocalPool {
         {
             let now = self.core.reactor.unix_ms();
             let mut state = self.core.state.borrow_mut();
-            let id = resolve(&state, snapshot)?;
+            let id = state.lineage.resolve(snapshot)?;
             let Some(origin) = state.lineage.get(id) else { return Err(not_found(format!("{snapshot} is gone"))) };
             let size = size.unwrap_or(origin.size);
             check_size(size)?;
@@ -467,9 +448,9 @@ impl LocalPool {
         self.room_for_versions(1)?;
         {
             let mut state = self.core.state.borrow_mut();
-            let live = volume_named(&state, volume)?;
+            let live = state.lineage.require_volume(volume)?;
             let (live_id, volume_id) = (live.id, live.volume);
-            let snapshot_id = snapshot_named(&state, live, snapshot)?.id;
+            let snapshot_id = state.lineage.require_snapshot(live, snapshot)?.id;
             if !force {
                 self.not_attached(Opened::Volume(volume_id), volume)
                     .map_err(|e| e.within("a revert changes what clients see under their feet"))?;
@@ -490,8 +471,8 @@ impl LocalPool {
     pub async fn diff(&self, from: Option<&Target>, to: &Target, offset: u64) -> Result<ExtentPage> {
         let (old, new, size) = {
             let state = self.core.state.borrow();
-            let old = from.map(|t| resolve(&state, t)).transpose()?;
-            let new = resolve(&state, to)?;
+            let old = from.map(|t| state.lineage.resolve(t)).transpose()?;
+            let new = state.lineage.resolve(to)?;
             (old, new, state.lineage.get(new).map_or(0, |v| v.size))
         };
         let end = size.div_ceil(BLOCK);

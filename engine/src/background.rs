@@ -221,7 +221,8 @@ impl Core {
             return;
         }
         state.divergence = 0;
-        let ids: Vec<VersionId> = state.lineage.iter().filter(|v| v.state == State::Branch).map(|v| v.id).collect();
+        let ids: Vec<VersionId> =
+            state.lineage.iter().filter(|v| v.state == State::Branch).map(|v| v.id).take(1024).collect();
         for id in ids {
             state.prune(id);
         }

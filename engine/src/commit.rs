@@ -124,13 +124,17 @@ impl Core {
         Ok(frozen)
     }
 
+    /// Whether groups can be committed without waiting for a checkpoint.
+    pub(crate) fn ring_has_room(&self) -> bool {
+        let blocks = self.state.borrow().journal.blocks();
+        self.commit.borrow().ring.fits(blocks + self.max_group_blocks())
+    }
+
     /// Waits until the open group fits into the ring and one more of the largest size would too.
     async fn wait_for_ring(self: &Rc<Self>) -> Result<()> {
         loop {
             let signal = self.signals.checkpointed.notified();
-            let blocks = self.state.borrow().journal.blocks();
-            let fits = self.commit.borrow().ring.fits(blocks + self.max_group_blocks());
-            if fits {
+            if self.ring_has_room() {
                 return Ok(());
             }
             self.want_checkpoint();

@@ -25,7 +25,39 @@ struct Item {
 }
 
 /// Where a caller's blocks went (reserved, written, not yet in use), or why not.
-type Outcome = Result<Vec<Run>, Failure>;
+type Outcome = Result<Reserved, Failure>;
+
+/// Written blocks that no tree refers to yet; those that are still here when it is dropped are forfeited, whoever drops it.
+pub(crate) struct Reserved {
+    core: Rc<Core>,
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Reserved {
+    /// Nothing.
+    pub(crate) fn new(core: &Rc<Core>) -> Self {
+        Self { core: core.clone(), runs: Vec::new() }
+    }
+
+    /// The first `n` blocks are in use now.
+    pub(crate) fn advance(&mut self, n: u64) {
+        if let Some(first) = self.runs.first_mut() {
+            *first = Run { start: first.start + n, len: first.len - n };
+            if first.len == 0 {
+                let _done = self.runs.remove(0);
+            }
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut state = self.core.state.borrow_mut();
+        for run in self.runs.drain(..) {
+            state.space.forfeit(run);
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Failure {
@@ -82,7 +114,7 @@ fn fill(queue: &mut VecDeque<Item>, run: Run) -> Batch {
 
 impl Core {
     /// Writes `part` (whole blocks) to newly reserved blocks and says which. The caller acquires or forfeits them.
-    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose) -> Result<Vec<Run>> {
+    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose) -> Result<Reserved> {
         let mut attempts = 0;
         loop {
             let (reply, outcome) = channel();
@@ -90,7 +122,7 @@ impl Core {
             let waiting = Rc::new(RefCell::new(waiting));
             self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, waiting });
             match outcome.await {
-                Ok(runs) => return Ok(runs),
+                Ok(reserved) => return Ok(reserved),
                 Err(Failure::Io(error)) => return Err(error),
                 Err(Failure::Shortage(shortage)) => {
                     attempts += 1;
@@ -133,7 +165,7 @@ impl Core {
     }
 
     /// Reserves a run for what is first in the queue and fills it.
-    fn next_batch(&self) -> Option<Batch> {
+    fn next_batch(self: &Rc<Self>) -> Option<Batch> {
         loop {
             let mut gather = self.gather.borrow_mut();
             let purpose = gather.queue.front()?.purpose;
@@ -168,7 +200,7 @@ impl Core {
     }
 
     /// One of a caller's writes (or its queued rest) has ended; the last one answers.
-    fn finish(&self, caller: &Rc<RefCell<Waiting>>, failure: Option<Failure>) {
+    fn finish(self: &Rc<Self>, caller: &Rc<RefCell<Waiting>>, failure: Option<Failure>) {
         let mut waiting = caller.borrow_mut();
         waiting.outstanding -= 1;
         if waiting.failure.is_none() {
@@ -178,16 +210,10 @@ impl Core {
             return;
         }
         let Some(reply) = waiting.reply.take() else { return };
-        let runs = std::mem::take(&mut waiting.runs);
-        match waiting.failure.take() {
-            None => reply.send(Ok(runs)),
-            Some(failure) => {
-                let mut state = self.state.borrow_mut();
-                for run in runs {
-                    state.space.forfeit(run);
-                }
-                reply.send(Err(failure));
-            }
-        }
+        let reserved = Reserved { core: self.clone(), runs: std::mem::take(&mut waiting.runs) };
+        reply.send(match waiting.failure.take() {
+            None => Ok(reserved),
+            Some(failure) => Err(failure),
+        });
     }
 }

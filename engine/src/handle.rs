@@ -23,8 +23,8 @@ use crate::{
     info::{CheckReport, Event, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions},
     names::Target,
     open::{OpenOptions, Opening, PoolOptions, prepare_create, prepare_open},
-    reactor::{Shared, wake::Waker},
-    storage::buffer::IoBuf,
+    reactor::Shared,
+    storage::{buffer::IoBuf, wake::Waker},
     volume::LocalVolume,
 };
 

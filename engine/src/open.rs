@@ -9,7 +9,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileTypeExt, OpenOptionsExt},
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     rc::Rc,
@@ -27,21 +27,21 @@ use crate::{
     format::{
         pointer::{Place, Pointer},
         superblock::{MARGIN, Superblock, slot_block},
-        table::decode_page,
     },
     gather::Gather,
     info::Event,
-    journal::{Pending, Ring, replay::Journal},
+    journal::{Pending, Ring},
     reactor::{Reactor, Shared, clock::SystemClock},
+    replay::Journal,
     space::{
         Space,
         reach::{PIECE_BLOCKS, Reach},
     },
     state::State,
-    storage::{Op, Storage, sync::SyncStorage, uring::UringStorage},
+    storage::{Op, Storage, buffer::IoBuf, sync::SyncStorage, uring::UringStorage},
     tree::Nodes,
     units::{BLOCK, BLOCK_SIZE, Epoch, GIB, MIB},
-    versions::Lineage,
+    versions::{Lineage, table::decode_page},
 };
 
 /// Smallest pool.
@@ -279,7 +279,7 @@ fn prepare_file(path: &Path, file: &File, device: bool, options: &PoolOptions) -
         return Err(invalid(format!("a pool of {size} bytes is out of range: at least 32 MiB")));
     }
     let mut superblock = geometry(size / BLOCK, options.journal_size)?;
-    if device && has_superblock(file) {
+    if device && has_superblock(file, superblock.total_blocks) {
         return Err(exists(format!("{} holds a Cairn pool already: wipe it first (wipefs -a)", path.display())));
     }
     superblock.uuid = random_uuid()?;
@@ -306,11 +306,11 @@ fn allocate(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
     }
 }
 
-fn has_superblock(file: &File) -> bool {
+fn has_superblock(file: &File, total: u64) -> bool {
     use std::os::unix::fs::FileExt;
-    let mut buf = crate::IoBuf::zeroed(BLOCK_SIZE);
-    [0, 1].iter().any(|&slot| {
-        file.read_exact_at(&mut buf, slot_block(slot, 0) * BLOCK).is_ok() && Superblock::decode(&buf, slot).is_ok()
+    let mut buf = IoBuf::zeroed(BLOCK_SIZE);
+    (0..4).any(|slot| {
+        file.read_exact_at(&mut buf, slot_block(slot, total) * BLOCK).is_ok() && Superblock::decode(&buf, slot).is_ok()
     })
 }
 
@@ -320,7 +320,8 @@ pub(crate) fn prepare_open(path: &Path, options: &OpenOptions) -> Result<Opening
     if meta.as_ref().is_ok_and(|m| !m.is_file() && !m.file_type().is_block_device()) {
         return Err(invalid(format!("{} is neither a file nor a block device", path.display())));
     }
-    let thin = meta.is_ok_and(|m| m.is_file());
+    // A file that has all of its blocks already (made so, or grown so) is not given back piece by piece.
+    let thin = meta.is_ok_and(|m| m.is_file() && m.blocks() * 512 < m.len());
     let file = open_file(path, options.read_only, false)?;
     Ok(Opening { path: path.to_owned(), file, options: options.clone(), fresh: None, thin })
 }
@@ -351,12 +352,13 @@ impl Opening {
             None => read_superblock(&reactor, size, &self.path).await?,
         };
         let core = build(reactor, superblock, &self.options, self.path, self.file, self.thin);
-        if fresh {
-            core.checkpoint().await?;
+        let close_journal = if fresh {
+            core.first_checkpoint().await?;
+            false
         } else {
-            core.recover(size).await?;
-        }
-        core.start().await?;
+            core.recover(size).await?
+        };
+        core.start(close_journal).await?;
         for event in events {
             core.state.borrow_mut().event(event);
         }
@@ -402,6 +404,12 @@ async fn read_superblock(reactor: &Reactor, size: u64, path: &Path) -> Result<(S
             format!("{}: no usable superblock in any of its four places ({reason})", path.display()),
         ));
     };
+    if valid.iter().any(|sb| sb.uuid != best.uuid) {
+        return Err(corrupt(format!(
+            "{} holds superblocks of two different pools: restore from a backup",
+            path.display()
+        )));
+    }
     if best.total_blocks > total {
         return Err(corrupt(format!(
             "{} is truncated: the pool has {} bytes, the file {size}",
@@ -487,8 +495,18 @@ fn build(
 }
 
 impl Core {
-    /// From the superblock to the state at the last commit.
-    async fn recover(self: &Rc<Self>, size: u64) -> Result<()> {
+    /// Makes a new pool. What an earlier pool left in the superblocks' places goes first, or it could be taken for the newer one.
+    async fn first_checkpoint(self: &Rc<Self>) -> Result<()> {
+        let total = self.superblock.borrow().total_blocks;
+        for slot in 0..4 {
+            self.write_metadata(slot_block(slot, total), IoBuf::zeroed(BLOCK_SIZE), "the superblock").await?;
+        }
+        self.sync().await?;
+        self.checkpoint().await
+    }
+
+    /// From the superblock to the state at the last commit; says whether the journal held any group, complete or not.
+    async fn recover(self: &Rc<Self>, size: u64) -> Result<bool> {
         debug_assert!(size >= self.superblock.borrow().total_blocks * BLOCK);
         let mut damaged = Vec::new();
         let reach = self.read_map(&mut damaged).await?;
@@ -509,7 +527,8 @@ impl Core {
         }
         let replayed = journal.replay(self).await?;
         self.replayed.set(replayed);
-        Ok(())
+        self.state.borrow_mut().space.committed(self.commit.borrow().committed);
+        Ok(journal.dropped || !journal.groups.is_empty())
     }
 
     fn set_reach(&self, reach: Reach) {
@@ -556,7 +575,7 @@ impl Core {
                     let entry = self.map.borrow().levels[level][next];
                     if entry.place != 0 {
                         let block = self.map.borrow().block(level, next, entry.place);
-                        let op = Op::Read { offset: block * BLOCK, buf: crate::IoBuf::with_len(BLOCK_SIZE) };
+                        let op = Op::Read { offset: block * BLOCK, buf: IoBuf::with_len(BLOCK_SIZE) };
                         reads.push_back((next, entry.crc, block, self.reactor.submit(op)));
                     }
                     next += 1;
@@ -626,7 +645,7 @@ impl Core {
                             Place::Data(b) | Place::Node(b) => b.0,
                             _ => 0,
                         };
-                        let op = Op::Read { offset: block * BLOCK, buf: crate::IoBuf::with_len(BLOCK_SIZE) };
+                        let op = Op::Read { offset: block * BLOCK, buf: IoBuf::with_len(BLOCK_SIZE) };
                         (i, pointer, block, self.reactor.submit(op))
                     })
                     .collect();
@@ -671,7 +690,7 @@ impl Core {
 
     /// Starts the background tasks. A recovered journal is closed with an empty group before anything can be written, so that its
     /// last group is never again the one whose data decides whether it counts.
-    async fn start(self: &Rc<Self>) -> Result<()> {
+    async fn start(self: &Rc<Self>, close_journal: bool) -> Result<()> {
         let core = Rc::downgrade(self);
         self.reactor.at_turn_end(Some(Rc::new(move || {
             if let Some(core) = core.upgrade() {
@@ -683,11 +702,8 @@ impl Core {
             return Ok(());
         }
         self.reactor.spawn(self.clone().commit_task()).detach();
-        let (open, used) = {
-            let commit = self.commit.borrow();
-            (commit.open, commit.ring.used())
-        };
-        if used > 0 {
+        if close_journal {
+            let open = self.commit.borrow().open;
             self.committed(open).await?;
         }
         self.reactor.spawn(self.clone().checkpoint_task()).detach();

@@ -32,7 +32,7 @@ pub(crate) struct State {
     pub(crate) events: VecDeque<(u64, Event)>,
     pub(crate) next_event: u64,
     pub(crate) checksum_errors: u64,
-    /// Blocks overwritten by versions that do not own them, since branch points were pruned last.
+    /// Blocks that versions which do not own them let go of, since branch points were pruned last.
     pub(crate) divergence: u64,
     /// A version whose data blocks are being counted: how far, and how many so far.
     pub(crate) counting: Option<(VersionId, u64, u64)>,
@@ -63,7 +63,7 @@ impl State {
 
     pub(crate) fn set_replaying(&mut self, on: bool) {
         self.replaying = on;
-        self.space.replaying = on;
+        self.space.set_replaying(on);
     }
 
     pub(crate) fn event(&mut self, event: Event) {
@@ -88,8 +88,10 @@ impl State {
             depth,
             floor,
             epoch: self.lineage.epoch,
+            shared: 0,
         };
         let change = f(&mut edit)?;
+        self.divergence += edit.shared;
         let depth_after = edit.depth;
         if root != before || change != 0 || depth_after != depth {
             if let Some(version) = self.lineage.get_mut(id) {
@@ -115,7 +117,6 @@ impl State {
         let epoch = self.lineage.epoch;
         let count = crcs.len() as u64 / 4;
         let replaying = self.replaying;
-        let mut shared = 0;
         self.edit(id, block, |edit| {
             let leaf = edit.leaf(block)?;
             let run = Run { start: place, len: count };
@@ -128,13 +129,10 @@ impl State {
             for (i, crc) in crcs.as_chunks::<4>().0.iter().enumerate() {
                 let at = block + i as u64;
                 let pointer = Pointer::data(PhysicalBlock(place + i as u64), epoch, u32::from_le_bytes(*crc));
-                let grew = edit.set(leaf, at, pointer);
-                change += grew;
-                shared += u64::from(grew == 0);
+                change += edit.set(leaf, at, pointer);
             }
             Ok(change)
         })?;
-        self.divergence += shared;
         self.record(&Record::Write { version: id, block: BlockIndex(block), place: PhysicalBlock(place), crcs });
         Ok(())
     }
@@ -211,6 +209,9 @@ impl State {
             self.counting = None;
         }
         let end = block + span(h);
+        if !cut.is_hole() && !floor.owns(cut.birth(), end) {
+            self.divergence += span(h);
+        }
         if !cut.is_hole() && floor.owns(cut.birth(), end) {
             let mut rest =
                 Version::new_volume(detached, volume, "", span(h) * 4096, created_ms, VolumeOptions::default());

@@ -9,8 +9,10 @@ use crate::{
     core::Core,
     error::{Error, Result, corrupt, invalid, not_found, read_only},
     format::pointer::{Place, Pointer},
+    gather::Reserved,
     info::{Extent, ExtentKind, ExtentPage, SyncMode},
-    space::{Purpose, bitmap::Run},
+    names::Target,
+    space::Purpose,
     state::tree_of,
     storage::{Op, Part, buffer::IoBuf},
     tree::{diff, lookup},
@@ -332,10 +334,10 @@ impl LocalVolume {
             buf[at..at + bytes.len()].copy_from_slice(bytes);
             let expected = pointers.first().copied().unwrap_or(Pointer::HOLE);
             let crc = crc32fast::hash(&buf).to_le_bytes();
-            let mut reserved = Reserved { core: &core, runs: Vec::new() };
+            let mut reserved = Reserved::new(&core);
             if !is_zero(&buf) {
                 let purpose = self.purpose(block, 1).await?;
-                reserved.runs = core.write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose).await?;
+                reserved = core.write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose).await?;
             }
             let place = reserved.runs.first().map(|r| r.start);
             let live = self.live_for(block, 1)?;
@@ -415,8 +417,7 @@ impl LocalVolume {
         for bytes in part.bytes().chunks_exact(BLOCK_SIZE) {
             crcs.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         }
-        let runs = core.write_new(part, purpose).await?;
-        let mut reserved = Reserved { core, runs };
+        let mut reserved = core.write_new(part, purpose).await?;
         let mut done = 0u64;
         while let Some(run) = reserved.runs.first().copied() {
             let at = block + done;
@@ -459,6 +460,7 @@ impl LocalVolume {
         let mut at = start;
         let mut steps = 0u32;
         while at < end {
+            self.room_for_nodes().await?;
             let live = self.live()?;
             let before = core.state.borrow().lineage.next_version;
             at = core.step(|state| state.clear(live, at, end)).await?;
@@ -472,6 +474,20 @@ impl LocalVolume {
             }
         }
         Ok(())
+    }
+
+    /// A discard in data that a snapshot holds frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
+    async fn room_for_nodes(&self) -> Result<()> {
+        let core = self.core();
+        if !core.state.borrow().space.is_short_of_nodes() {
+            return Ok(());
+        }
+        core.update_promise();
+        if core.state.borrow().space.is_short_of_nodes() {
+            core.checkpoint().await?;
+            core.update_promise();
+        }
+        if core.state.borrow().space.is_short_of_nodes() { Err(core.full()) } else { Ok(()) }
     }
 
     /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone.
@@ -543,9 +559,9 @@ impl LocalVolume {
     ///
     /// # Errors
     /// As [`LocalVolume::extents`], and `NotFound` for the snapshot.
-    pub async fn changed_since(&self, snapshot: &crate::Target, offset: u64, length: u64) -> Result<ExtentPage> {
+    pub async fn changed_since(&self, snapshot: &Target, offset: u64, length: u64) -> Result<ExtentPage> {
         self.check_range("difference", offset, length)?;
-        let old = crate::admin::resolve(&self.core().state.borrow(), snapshot)?;
+        let old = self.core().state.borrow().lineage.resolve(snapshot)?;
         self.covering(Some(old), offset, length).await
     }
 
@@ -604,33 +620,6 @@ pub(crate) fn push(extents: &mut Vec<Extent>, start: u64, end: u64, kind: Extent
     match extents.last_mut() {
         Some(last) if last.kind == kind && last.offset + last.length == start => last.length += end - start,
         _ => extents.push(Extent { offset: start, length: end - start, kind }),
-    }
-}
-
-/// Reserved runs that are forfeited unless they are used up.
-struct Reserved<'a> {
-    core: &'a Rc<Core>,
-    runs: Vec<Run>,
-}
-
-impl Reserved<'_> {
-    /// The first `n` blocks are in use now.
-    fn advance(&mut self, n: u64) {
-        if let Some(first) = self.runs.first_mut() {
-            *first = Run { start: first.start + n, len: first.len - n };
-            if first.len == 0 {
-                let _done = self.runs.remove(0);
-            }
-        }
-    }
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        let mut state = self.core.state.borrow_mut();
-        for run in self.runs.drain(..) {
-            state.space.forfeit(run);
-        }
     }
 }
 

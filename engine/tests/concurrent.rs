@@ -315,14 +315,8 @@ impl World {
         let _info = self.pool.clone_volume(&from, &name, None).await.unwrap();
         let open = self.pool.open(&name.parse().unwrap()).unwrap();
         let content = RefCell::new(s.content.frozen(self.now()));
-        let vol = Vol {
-            name,
-            size: Cell::new(s.size),
-            open,
-            content,
-            snapshots: RefCell::default(),
-            busy: Cell::new(false),
-        };
+        let vol =
+            Vol { name, size: Cell::new(s.size), open, content, snapshots: RefCell::default(), busy: Cell::new(false) };
         self.volumes.borrow_mut().push(Rc::new(vol));
     }
 
@@ -471,7 +465,20 @@ impl World {
     }
 }
 
+/// A panic on the reactor's thread would leave the test waiting for an answer that never comes.
+fn end_on_panic() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            default(info);
+            std::process::exit(101);
+        }));
+    });
+}
+
 fn history(seed: u64, storage: StorageKind, steps: u32, crashes: bool) {
+    end_on_panic();
     let shm = Path::new("/dev/shm");
     let dir = tempfile::tempdir_in(if shm.is_dir() { shm } else { Path::new("/tmp") }).unwrap();
     let path = dir.path().join("pool.cairn");
@@ -515,4 +522,129 @@ fn many_tasks_on_uring() {
         eprintln!("seed {seed}");
         history(seed, StorageKind::Uring, 600, false);
     }
+}
+
+/// A crash while the journal is as full as it gets, because a checkpoint under way has not let go of its tail yet.
+#[test]
+fn a_crash_with_a_full_journal() {
+    end_on_panic();
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("pool.cairn");
+    let copy = path.with_extension("crashed");
+    pollster::block_on(async {
+        let open = OpenOptions::new().storage(StorageKind::Pread).dirty_bytes(1024 * MIB);
+        let options = PoolOptions::new().size(2048 * MIB).journal_size(4 * MIB).open(open.clone());
+        let pool = Pool::create(&path, options).await.unwrap();
+        let (from, to) = (path.clone(), copy.clone());
+        let name = pool
+            .run(move |local| async move {
+                let volume = local.create_volume("a", 60_000 * MIB, VolumeOptions::default()).await.unwrap();
+                let mut name = "a".to_owned();
+                let mut number = 0;
+                for round in 0..3 {
+                    for leaf in 0..60_000 {
+                        volume.write(leaf * MIB, bytes(round * 60_000 + leaf + 1, 0..8), false).await.unwrap();
+                    }
+                    let mut fullest = 0;
+                    loop {
+                        // Groups of up to 83 blocks, and a last one up to where the next group has to wait for the checkpoint.
+                        let used = local.stats().journal_used;
+                        let left = (local.stats().journal_size * 7 / 8).saturating_sub(used);
+                        let renames = left.saturating_sub(32).clamp(131, 2600 * 131) / 131;
+                        let mut tasks = Vec::new();
+                        for _ in 0..renames {
+                            number += 1;
+                            let new = format!("{number:0>120}");
+                            let (old, local) = (std::mem::replace(&mut name, new.clone()), local.clone());
+                            tasks.push(
+                                local.reactor().clone().spawn(async move { drop(local.rename(&old, &new).await) }),
+                            );
+                        }
+                        for task in tasks {
+                            task.await;
+                        }
+                        let stats = local.stats();
+                        if stats.journal_used + stats.journal_size / 8 + 4096 > stats.journal_size {
+                            let _bytes = std::fs::copy(&from, &to).unwrap();
+                            return Some(name);
+                        }
+                        if stats.journal_used < fullest {
+                            break;
+                        }
+                        fullest = stats.journal_used;
+                    }
+                }
+                None
+            })
+            .await
+            .unwrap();
+        pool.close().await.unwrap();
+        let name = name.expect("the journal never filled");
+        let (sender, opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(pollster::block_on(Pool::open(&copy, open))));
+        let pool = opened.recv_timeout(std::time::Duration::from_secs(10)).expect("opening hangs").unwrap();
+        assert_eq!(pool.volumes(false).await.unwrap()[0].name, name);
+        let report = pool.check(true, |_, _| {}).await.unwrap();
+        assert!(report.is_clean(), "{:#?}", report.problems);
+        pool.close().await.unwrap();
+    });
+}
+
+/// Writes that wait for nodes to be loaded while the volume under them is set back to a snapshot.
+#[test]
+fn a_revert_while_writes_wait_for_nodes() {
+    end_on_panic();
+    for turns in 0..10 {
+        revert_after(turns);
+    }
+}
+
+fn revert_after(turns: u32) {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("pool.cairn");
+    pollster::block_on(async {
+        let open = OpenOptions::new().storage(StorageKind::Pread);
+        let pool = Pool::create(&path, PoolOptions::new().size(64 * MIB).open(open.clone())).await.unwrap();
+        let volume = pool.create_volume("a", 2000 * MIB, VolumeOptions::default()).await.unwrap();
+        for round in 1..3 {
+            for leaf in 0..600 {
+                volume.write(leaf * MIB, bytes(round, leaf * 2048..leaf * 2048 + 16)).await.unwrap();
+            }
+            if round == 1 {
+                let _taken = volume.snapshot("s").await.unwrap();
+            }
+        }
+        drop(volume);
+        pool.close().await.unwrap();
+        let pool = Pool::open(&path, open).await.unwrap();
+        pool.run(move |local| async move {
+            let volume = local.open(&"a".parse().unwrap()).unwrap();
+            let tasks: Vec<_> = (0..600)
+                .map(|leaf| {
+                    let volume = volume.clone();
+                    let data = bytes(9, leaf * 2048..leaf * 2048 + 8);
+                    local.reactor().spawn(async move { volume.write(leaf * MIB, data, false).await })
+                })
+                .collect();
+            for _ in 0..turns {
+                local.reactor().sleep(std::time::Duration::from_nanos(1)).await;
+            }
+            let _info = local.revert("a", "s", true).await.unwrap();
+            for task in tasks {
+                task.await.unwrap();
+            }
+            local.wait_deleted().await.unwrap();
+            let report = local.check(true, |_, _| {}).await.unwrap();
+            assert!(report.is_clean(), "{:#?}", report.problems);
+            let stats = local.stats();
+            assert_eq!(
+                stats.free + stats.used + stats.releasing,
+                stats.capacity,
+                "blocks are lost until the pool is opened again"
+            );
+        })
+        .await
+        .unwrap();
+        pool.close().await.unwrap();
+    });
 }

@@ -20,11 +20,10 @@ use std::{
 
 use crate::{
     core::Core,
-    error::{Error, ErrorKind, Result},
+    error::{Result, no_space},
     format::{
         pointer::Pointer,
         superblock::{Superblock, slot_block, slots_of},
-        table::encode_page,
     },
     reactor::notify::yield_now,
     space::{
@@ -34,7 +33,7 @@ use crate::{
     },
     storage::{Part, buffer::IoBuf},
     units::{BLOCK_SIZE, Epoch, PhysicalBlock},
-    versions::Version,
+    versions::{Version, table::encode_page},
 };
 
 /// Blocks written by one system call at most.
@@ -208,7 +207,7 @@ impl Writer {
 
     /// Takes a run of up to `want` blocks, marked as in use both now and in the frozen state.
     async fn take(&self, want: u64, frozen: &mut Frozen) -> Result<Run> {
-        loop {
+        for _ in 0..16 {
             let shortage = {
                 let space = &mut self.core.state.borrow_mut().space;
                 match space.reserve_run(want, Purpose::Metadata) {
@@ -220,13 +219,17 @@ impl Writer {
                     Err(shortage) => shortage,
                 }
             };
-            if shortage != Shortage::Unbacked || !self.core.grow().await {
-                return Err(Error::new(
-                    ErrorKind::NoSpace,
-                    "no room for metadata: the file system under the pool is full, or a check holds blocks back",
-                ));
+            match shortage {
+                // Refused, the next try takes whatever room there is.
+                Shortage::Unbacked => drop(self.core.grow().await),
+                Shortage::Releasing if self.core.ring_has_room() => {
+                    let open = self.core.commit.borrow().open;
+                    self.core.committed(open).await?;
+                }
+                Shortage::Releasing | Shortage::Full => break,
             }
         }
+        Err(no_space("no room for metadata: the file system under the pool is full, or a check holds blocks back"))
     }
 
     fn release(&self, pointer: Pointer, frozen: &mut Frozen) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    format::{node::FANOUT, pointer::Pointer, table::encode_pointers},
+    format::{node::FANOUT, pointer::Pointer},
     storage::buffer::IoBuf,
+    versions::table::encode_pointers,
 };
 
 /// Pointers to the pages (level 0), to the nodes that hold those (level 1), and so on to a single root.

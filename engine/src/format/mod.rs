@@ -9,7 +9,6 @@ pub(crate) mod node;
 pub(crate) mod pointer;
 pub(crate) mod record;
 pub(crate) mod superblock;
-pub(crate) mod table;
 
 /// Version of the on-disk format that this program writes and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;

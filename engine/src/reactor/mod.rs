@@ -6,7 +6,6 @@
 
 pub(crate) mod clock;
 pub(crate) mod notify;
-pub(crate) mod wake;
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,9 +23,8 @@ use std::{
 
 use async_task::{Runnable, Task};
 
-use crate::storage::{Completion, Op, SendBuf, Storage, Token, buffer::IoBuf};
+use crate::storage::{Completion, Op, SendBuf, Storage, Token, buffer::IoBuf, wake::Waker};
 use clock::Clock;
-use wake::Waker;
 
 /// How long the reactor polls after work before it sleeps.
 const SPIN: Duration = Duration::from_micros(40);

@@ -69,7 +69,8 @@ pub(crate) struct Space {
     /// The free run ahead of the cursor that is being handed out.
     current: Run,
     backed: Vec<bool>,
-    backed_free_hint: u64,
+    /// Free blocks in backed segments.
+    backed_free: u64,
     /// Segments whose room the file system refused.
     refused: bool,
     reserve: u64,
@@ -84,7 +85,7 @@ pub(crate) struct Space {
     eras: VecDeque<(u64, u64)>,
     thin: bool,
     /// The journal is being replayed: data that it releases is free at once, since its record is committed.
-    pub(crate) replaying: bool,
+    replaying: bool,
 }
 
 impl Space {
@@ -109,7 +110,7 @@ impl Space {
             cursor: data_start,
             current: Run { start: data_start, len: 0 },
             backed,
-            backed_free_hint: 0,
+            backed_free: 0,
             refused: false,
             reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
             promised: 0,
@@ -123,7 +124,7 @@ impl Space {
             thin,
             replaying: false,
         };
-        this.backed_free_hint = this.count_backed_free();
+        this.backed_free = this.count_backed_free();
         this
     }
 
@@ -171,10 +172,14 @@ impl Space {
 
     /// Hands out one run of 1 to `want` blocks ahead of the cursor.
     pub(crate) fn reserve_run(&mut self, want: u64, purpose: Purpose) -> Result<Run, Shortage> {
-        let floor = self.floor(purpose);
-        let room = self.free().saturating_sub(floor);
+        // What is kept back has its room in the file already: a full file system must not find a checkpoint without blocks.
+        let room = self.backed_free.saturating_sub(self.floor(purpose));
         if room == 0 {
-            return Err(if self.releasing > 0 { Shortage::Releasing } else { Shortage::Full });
+            return Err(match self.next_unbacked() {
+                Some(_) => Shortage::Unbacked,
+                None if self.releasing > 0 => Shortage::Releasing,
+                None => Shortage::Full,
+            });
         }
         if self.current.len == 0 || !self.taken.all_clear(Run { start: self.current.start, len: 1 }) {
             self.current = self.next_run()?;
@@ -184,7 +189,7 @@ impl Space {
         self.cursor = run.end();
         let fresh = self.taken.set(run);
         debug_assert_eq!(fresh, run.len, "handed out twice");
-        self.backed_free_hint = self.backed_free_hint.saturating_sub(run.len);
+        self.backed_free -= run.len;
         Ok(run)
     }
 
@@ -196,8 +201,8 @@ impl Space {
         }
         let unbacked = self.next_unbacked().is_some();
         let backed_total = self.backed.iter().filter(|&&b| b).count() as u64 * SEGMENT;
-        self.backed_free_hint = self.count_backed_free();
-        let much_free = self.backed_free_hint * 4 >= backed_total && self.backed_free_hint > 4 * SEGMENT;
+        self.backed_free = self.count_backed_free();
+        let much_free = self.backed_free * 4 >= backed_total && self.backed_free > 4 * SEGMENT;
         if unbacked && !much_free {
             return Err(Shortage::Unbacked);
         }
@@ -280,7 +285,7 @@ impl Space {
         for s in segments.start..segments.end() {
             self.backed[s as usize] = true;
         }
-        self.backed_free_hint = self.count_backed_free();
+        self.backed_free = self.count_backed_free();
     }
 
     /// The file system has no room: do not ask again until something was given back or `retry` is called.
@@ -295,7 +300,7 @@ impl Space {
 
     /// Whether growth should begin before it is needed: little is left ahead that is backed and free.
     pub(crate) fn wants_backing(&self, ahead: u64) -> bool {
-        self.backed_free_hint < ahead && self.next_unbacked().is_some()
+        self.backed_free < ahead && self.next_unbacked().is_some()
     }
 
     /// Backed segments, other than the cursor's, of which every block is free, at most `limit`. They are taken out of use until
@@ -314,7 +319,7 @@ impl Space {
             .collect();
         for &s in &found {
             self.backed[s as usize] = false;
-            let _blocks = self.taken.set(Run { start: s * SEGMENT, len: SEGMENT });
+            self.backed_free -= self.taken.set(Run { start: s * SEGMENT, len: SEGMENT });
         }
         found
     }
@@ -348,7 +353,18 @@ impl Space {
 
     /// Reserved blocks were not used after all.
     pub(crate) fn forfeit(&mut self, run: Run) {
-        let _changed = self.taken.clear(run);
+        self.backed_free += self.taken.clear(run);
+    }
+
+    /// The journal is (or is no longer) being replayed.
+    pub(crate) fn set_replaying(&mut self, on: bool) {
+        self.replaying = on;
+        self.backed_free = self.count_backed_free();
+    }
+
+    /// Whether changes that need new nodes, and perhaps free nothing, should wait for a checkpoint.
+    pub(crate) fn is_short_of_nodes(&self) -> bool {
+        self.free() < self.promised + self.reserve / 4
     }
 
     /// A data block is no longer in use; its record belongs to the open group.
@@ -434,7 +450,7 @@ impl Space {
         let freed = self.taken.clear(run);
         debug_assert_eq!(freed, run.len, "freed twice");
         self.releasing -= freed;
-        self.backed_free_hint += freed;
+        self.backed_free += freed;
     }
 
     // ---- reads in flight ----

@@ -10,6 +10,7 @@
 pub(crate) mod buffer;
 pub(crate) mod sync;
 pub(crate) mod uring;
+pub(crate) mod wake;
 
 use std::{io, ops::Range, os::fd::RawFd, rc::Rc, time::Duration};
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{ALLOCATE_MODE, Completion, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
-use crate::reactor::wake::Waker;
+use crate::storage::wake::Waker;
 
 pub(crate) struct SyncStorage {
     file: File,

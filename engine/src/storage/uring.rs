@@ -8,7 +8,7 @@ use std::{collections::VecDeque, fs::File, io, os::fd::AsRawFd, sync::Arc, time:
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::{ALLOCATE_MODE, Completion, MAX_PARTS, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
-use crate::reactor::wake::Waker;
+use crate::storage::wake::Waker;
 
 const ENTRIES: u32 = 1024;
 /// User data of the read on the wake-up descriptor, and of cancellations.

@@ -24,6 +24,8 @@ pub(crate) struct Edit<'a> {
     pub(crate) floor: Floor,
     /// Birth of everything written now.
     pub(crate) epoch: Epoch,
+    /// Data of others that this version let go of: a branch point may still hold it.
+    pub(crate) shared: u64,
 }
 
 /// Where a pointer is kept.
@@ -117,8 +119,10 @@ impl Edit<'_> {
     /// blocks changed.
     pub(crate) fn set(&mut self, slot: u32, block: u64, pointer: Pointer) -> i64 {
         let old = self.nodes.set(slot, slot_of(block, 0), pointer);
-        if !old.is_hole() && self.floor.owns(old.birth(), block + 1) {
+        if self.floor.owns(old.birth(), block + 1) {
             self.nodes.release(old, self.space);
+        } else if !old.is_hole() {
+            self.shared += 1;
         }
         i64::from(!pointer.is_hole()) - i64::from(!old.is_hole())
     }

@@ -5,8 +5,6 @@
 //!   journal can be incomplete.
 //! - The ring never overwrites a group that the last durable checkpoint does not cover.
 
-pub(crate) mod replay;
-
 use crate::format::{group::blocks_of, record::Record};
 
 /// Data that one group may name before it is committed in the background: bounds what opening has to verify.

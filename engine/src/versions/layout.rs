@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use crate::{format::table::PAGE_CAPACITY, units::VersionId};
+use super::table::PAGE_CAPACITY;
+use crate::units::VersionId;
 
 /// A page with this much room takes any record.
 const ROOMY: usize = 704;

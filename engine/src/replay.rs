@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::{
     core::Core,
-    error::{Result, corrupt},
+    error::{Error, Result, corrupt},
     format::{
         bytes::Reader,
         group::{self, GroupHeader},
@@ -17,8 +17,7 @@ use crate::{
         superblock::Superblock,
     },
     state::{State, Step},
-    storage::Op,
-    storage::buffer::IoBuf,
+    storage::{Completion, Op, buffer::IoBuf},
     units::{BLOCK, BLOCK_SIZE},
 };
 
@@ -38,6 +37,8 @@ pub(crate) struct Found {
 pub(crate) struct Journal {
     bytes: Vec<u8>,
     pub(crate) groups: Vec<Found>,
+    /// The last group was incomplete and does not count.
+    pub(crate) dropped: bool,
 }
 
 /// The group that starts at block `at` of the ring.
@@ -97,11 +98,12 @@ impl Journal {
         let superblock = core.superblock.borrow().clone();
         let bytes = read_ring(core, &superblock).await?;
         let groups = follow(&bytes, &superblock.uuid, superblock.group_seq, superblock.group_at)?;
-        let mut this = Self { bytes, groups };
+        let mut this = Self { bytes, groups, dropped: false };
         if let Some(&last) = this.groups.last()
             && !this.is_complete(core, last).await?
         {
             let _incomplete = this.groups.pop();
+            this.dropped = true;
         }
         Ok(this)
     }
@@ -121,13 +123,13 @@ impl Journal {
                 .push_back((crcs, core.reactor.submit(Op::Read { offset: place.offset(), buf: IoBuf::with_len(len) })));
             if reads.len() >= DEPTH * 4
                 && let Some((crcs, read)) = reads.pop_front()
-                && !matches(crcs, read.await)
+                && !matches(crcs, read.await)?
             {
                 return Ok(false);
             }
         }
         while let Some((crcs, read)) = reads.pop_front() {
-            if !matches(crcs, read.await) {
+            if !matches(crcs, read.await)? {
                 return Ok(false);
             }
         }
@@ -153,13 +155,12 @@ impl Journal {
     }
 }
 
-fn matches(crcs: &[u8], done: crate::storage::Completion) -> bool {
-    let Op::Read { buf, .. } = done.op else { return false };
-    done.result.is_ok_and(|n| n == buf.len())
-        && buf
-            .chunks(BLOCK_SIZE)
-            .zip(crcs.as_chunks::<4>().0)
-            .all(|(b, crc)| crc32fast::hash(b) == u32::from_le_bytes(*crc))
+/// Whether the blocks hold what a record says. That they cannot be read says nothing about it, so it is an error.
+fn matches(crcs: &[u8], done: Completion) -> Result<bool> {
+    let n = done.result.map_err(|e| Error::io("cannot read data that the last journal group names", e))?;
+    let Op::Read { buf, .. } = done.op else { return Ok(false) };
+    let sums = crcs.as_chunks::<4>().0.iter().map(|crc| u32::from_le_bytes(*crc));
+    Ok(n == buf.len() && buf.chunks(BLOCK_SIZE).zip(sums).all(|(bytes, crc)| crc32fast::hash(bytes) == crc))
 }
 
 async fn read_ring(core: &Rc<Core>, superblock: &Superblock) -> Result<Vec<u8>> {
@@ -177,7 +178,7 @@ async fn read_ring(core: &Rc<Core>, superblock: &Superblock) -> Result<Vec<u8>> 
         }
         let Some(read) = reads.pop_front() else { break };
         let done = read.await;
-        let n = done.result.map_err(|e| crate::error::Error::io("cannot read the journal", e))?;
+        let n = done.result.map_err(|e| Error::io("cannot read the journal", e))?;
         match done.op {
             Op::Read { buf, .. } if n == buf.len() => bytes.extend_from_slice(&buf),
             _ => return Err(corrupt("the journal is cut short: the pool is truncated")),

@@ -6,14 +6,20 @@
 //! - At most one version at a time is being walked (has a cursor above zero): the front of the deletion queue.
 //! - Ids are handed out upwards and never again.
 
+pub(crate) mod layout;
+pub(crate) mod table;
+
 use std::collections::BTreeMap;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use layout::Layout;
+
 use crate::{
+    error::{Result, not_found},
     format::pointer::{Place, Pointer},
     info::VolumeOptions,
-    layout::Layout,
+    names::Target,
     units::{Epoch, VersionId, VolumeId, blocks_for},
 };
 
@@ -246,6 +252,26 @@ impl Lineage {
         }
     }
 
+    /// The volume of this name, or an error that says that there is none.
+    pub(crate) fn require_volume(&self, name: &str) -> Result<&Version> {
+        self.volume_named(name).ok_or_else(|| not_found(format!("there is no volume {name:?} in this pool")))
+    }
+
+    /// The snapshot `name` of `volume`, or an error that says that there is none.
+    pub(crate) fn require_snapshot(&self, volume: &Version, name: &str) -> Result<&Version> {
+        self.snapshot_named(volume.volume, name)
+            .ok_or_else(|| not_found(format!("volume {:?} has no snapshot {name:?}", volume.name)))
+    }
+
+    /// The version that a target names.
+    pub(crate) fn resolve(&self, target: &Target) -> Result<VersionId> {
+        let volume = self.require_volume(&target.volume)?;
+        match &target.snapshot {
+            None => Ok(volume.id),
+            Some(name) => self.require_snapshot(volume, name).map(|v| v.id),
+        }
+    }
+
     // ---- changing ----
 
     /// For changing fields that no index depends on (root, size, counts, cursor, …); marks the version as changed.
@@ -256,13 +282,13 @@ impl Lineage {
 
     /// Adds a version with its id, names and place in the queue.
     pub(crate) fn insert(&mut self, version: Version) {
-        self.layout.place(version.id, crate::format::table::encoded_len(&version));
+        self.layout.place(version.id, table::encoded_len(&version));
         self.index(version);
     }
 
     /// Adds a version as read from page `page` of the table.
     pub(crate) fn load(&mut self, version: Version, page: u32) {
-        self.layout.load(version.id, crate::format::table::encoded_len(&version), page);
+        self.layout.load(version.id, table::encoded_len(&version), page);
         self.index(version);
     }
 
@@ -325,9 +351,9 @@ impl Lineage {
             v.state = State::Deleting;
             v.deletion = number;
             v.cursor = 0;
-            let old_len = crate::format::table::encoded_len(v);
+            let old_len = table::encoded_len(v);
             v.name.clear();
-            self.layout.resize(id, old_len, crate::format::table::encoded_len(v));
+            self.layout.resize(id, old_len, table::encoded_len(v));
             let _old = self.queue.insert(number, id);
         }
     }
@@ -349,7 +375,7 @@ impl Lineage {
     pub(crate) fn dissolve(&mut self, id: VersionId) -> Option<VersionId> {
         self.unindex_name(id);
         let version = self.versions.remove(&id)?;
-        self.layout.remove(id, crate::format::table::encoded_len(&version));
+        self.layout.remove(id, table::encoded_len(&version));
         let _id = self.queue.remove(&version.deletion);
         let _root = self.dirty_roots.remove(&id);
         let orphans = self.children.remove(&id).unwrap_or_default();
@@ -411,9 +437,9 @@ impl Lineage {
     /// Gives a volume another name.
     pub(crate) fn rename(&mut self, live: VersionId, name: &str) {
         let Some(v) = self.versions.get_mut(&live) else { return };
-        let old_len = crate::format::table::encoded_len(v);
+        let old_len = table::encoded_len(v);
         let old = std::mem::replace(&mut v.name, name.to_owned());
-        let new_len = crate::format::table::encoded_len(v);
+        let new_len = table::encoded_len(v);
         let _id = self.by_name.remove(&old);
         let _old = self.by_name.insert(name.to_owned(), live);
         self.layout.resize(live, old_len, new_len);

@@ -7,6 +7,7 @@
 //!         created (u64), name (u16 length + UTF-8)
 //! ```
 
+use super::{State, Version};
 use crate::{
     error::{Result, corrupt},
     format::{
@@ -16,7 +17,6 @@ use crate::{
     },
     storage::buffer::IoBuf,
     units::{BLOCK_SIZE, Epoch, VersionId, VolumeId},
-    versions::{State, Version},
 };
 
 /// Bytes of a page that records may fill.
