@@ -68,7 +68,7 @@ impl LocalPool {
     /// # Errors
     /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`.
     pub async fn create_volume(&self, name: &str, size: u64, options: VolumeOptions) -> Result<LocalVolume> {
-        self.writable()?;
+        self.core.admit().await?;
         check_name("volume", name)?;
         check_size(size)?;
         self.room_for_versions(1)?;
@@ -138,6 +138,13 @@ impl LocalPool {
         state.lineage.require_volume(name).map(|v| self.volume_info_of(&state, v))
     }
 
+    /// One volume, whatever it is called by now.
+    fn brief_of(&self, id: VolumeId) -> Result<VolumeInfo> {
+        let state = self.core.state.borrow();
+        let live = state.lineage.live_of(id).ok_or_else(|| not_found("the volume was deleted meanwhile"))?;
+        Ok(self.volume_info_of(&state, live))
+    }
+
     fn volume_info_of(&self, state: &State, v: &Version) -> VolumeInfo {
         VolumeInfo {
             id: v.volume,
@@ -173,18 +180,20 @@ impl LocalPool {
     /// # Errors
     /// `NotFound`, `Exists`, `Invalid`, `ReadOnly`.
     pub async fn rename(&self, volume: &str, new_name: &str) -> Result<VolumeInfo> {
-        self.writable()?;
+        self.core.admit().await?;
         check_name("volume", new_name)?;
-        {
+        let id = {
             let mut state = self.core.state.borrow_mut();
-            let id = state.lineage.require_volume(volume)?.id;
+            let version = state.lineage.require_volume(volume)?;
+            let (live, id) = (version.id, version.volume);
             if volume != new_name {
                 free_name(&state, new_name)?;
-                state.rename(id, new_name);
+                state.rename(live, new_name);
             }
-        }
+            id
+        };
         self.core.flush().await?;
-        self.brief(new_name)
+        self.brief_of(id)
     }
 
     /// Grows a volume, also while it is in use.
@@ -192,12 +201,12 @@ impl LocalPool {
     /// # Errors
     /// `Invalid` for a size out of range or smaller than the present one, `NotFound`, `ReadOnly`.
     pub async fn resize(&self, volume: &str, size: u64) -> Result<VolumeInfo> {
-        self.writable()?;
+        self.core.admit().await?;
         check_size(size)?;
-        {
+        let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
-            let (id, old) = (version.id, version.size);
+            let (id, old, volume_id) = (version.id, version.size, version.volume);
             if size < old {
                 return Err(invalid(format!(
                     "volume {volume:?} has {old} bytes and cannot shrink to {size}: make a smaller volume and copy"
@@ -206,9 +215,10 @@ impl LocalPool {
             if size > old {
                 state.resize(id, size);
             }
-        }
+            volume_id
+        };
         self.core.flush().await?;
-        self.brief(volume)
+        self.brief_of(volume_id)
     }
 
     /// Changes a volume's options, also while it is in use.
@@ -216,14 +226,16 @@ impl LocalPool {
     /// # Errors
     /// `NotFound`, `ReadOnly`.
     pub async fn set_options(&self, volume: &str, options: VolumeOptions) -> Result<VolumeInfo> {
-        self.writable()?;
-        {
+        self.core.admit().await?;
+        let id = {
             let mut state = self.core.state.borrow_mut();
-            let id = state.lineage.require_volume(volume)?.id;
-            state.set_options(id, options);
-        }
+            let version = state.lineage.require_volume(volume)?;
+            let (live, id) = (version.id, version.volume);
+            state.set_options(live, options);
+            id
+        };
         self.core.flush().await?;
-        self.brief(volume)
+        self.brief_of(id)
     }
 
     /// Deletes a volume, with `cascade` its snapshots too (first). Clones of them live on. Space comes back in the background.
@@ -232,7 +244,7 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while it or one of its snapshots is open, or when it has snapshots and `cascade` is not given; `NotFound`, `ReadOnly`.
     pub async fn delete_volume(&self, name: &str, cascade: bool) -> Result<Vec<String>> {
-        self.writable()?;
+        self.core.admit().await?;
         let deleted = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(name)?;
@@ -343,7 +355,7 @@ impl LocalPool {
     /// # Errors
     /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`; then none was taken.
     pub async fn snapshot(&self, targets: &[Target]) -> Result<Vec<SnapshotInfo>> {
-        self.writable()?;
+        self.core.admit().await?;
         if targets.is_empty() {
             return Err(invalid("name at least one VOLUME@SNAPSHOT"));
         }
@@ -395,7 +407,7 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while it is open, `NotFound`, `Invalid`, `ReadOnly`.
     pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
-        self.writable()?;
+        self.core.admit().await?;
         let _name = target.require_snapshot()?;
         {
             let mut state = self.core.state.borrow_mut();
@@ -413,11 +425,11 @@ impl LocalPool {
     /// # Errors
     /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`.
     pub async fn clone_volume(&self, snapshot: &Target, name: &str, size: Option<u64>) -> Result<VolumeInfo> {
-        self.writable()?;
+        self.core.admit().await?;
         check_name("volume", name)?;
         let _name = snapshot.require_snapshot()?;
         self.room_for_versions(1)?;
-        {
+        let volume = {
             let now = self.core.reactor.unix_ms();
             let mut state = self.core.state.borrow_mut();
             let id = state.lineage.resolve(snapshot)?;
@@ -434,9 +446,10 @@ impl LocalPool {
             free_name(&state, name)?;
             let ids = (VolumeId(state.lineage.next_volume), VersionId(state.lineage.next_version));
             state.clone_version(id, ids, name, size, now, options);
-        }
+            ids.0
+        };
         self.core.flush().await?;
-        self.brief(name)
+        self.brief_of(volume)
     }
 
     /// Sets a volume's content and size back to one of its snapshots. The snapshots stay, newer ones too.
@@ -444,9 +457,9 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while the volume is open, unless `force`; `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
-        self.writable()?;
+        self.core.admit().await?;
         self.room_for_versions(1)?;
-        {
+        let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let live = state.lineage.require_volume(volume)?;
             let (live_id, volume_id) = (live.id, live.volume);
@@ -457,10 +470,11 @@ impl LocalPool {
             }
             let id = VersionId(state.lineage.next_version);
             state.revert(live_id, snapshot_id, id);
-        }
+            volume_id
+        };
         self.core.flush().await?;
         self.core.signals.deletion.notify();
-        self.brief(volume)
+        self.brief_of(volume_id)
     }
 
     /// What `to` holds that `from` (`None`: nothing) does not, in order, from `offset` on: a page, and where to go on. `Data` ranges

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     info::Event,
     reactor::notify::yield_now,
-    space::{SEGMENT, Shortage},
+    space::{Purpose, SEGMENT, Shortage},
     state::{Deletion, tree_of},
     storage::Op,
     tree::count,
@@ -29,7 +29,12 @@ const ATTEMPTS: u32 = 16;
 
 impl Core {
     /// Does what a shortage of space calls for; says whether asking again makes sense.
-    pub(crate) async fn make_room(self: &Rc<Self>, shortage: Shortage, attempts: u32) -> Result<bool> {
+    pub(crate) async fn make_room(
+        self: &Rc<Self>,
+        shortage: Shortage,
+        purpose: Purpose,
+        attempts: u32,
+    ) -> Result<bool> {
         self.writable()?;
         if self.check_running.get() {
             self.check_yield.set(true);
@@ -44,7 +49,10 @@ impl Core {
                 }
                 Ok(false)
             }
-            Shortage::Releasing if attempts > ATTEMPTS => Ok(false),
+            // Overwrites take turns with one another until each has had its blocks; new data gives up sooner.
+            Shortage::Releasing if attempts > if purpose == Purpose::Data { ATTEMPTS } else { ATTEMPTS * 64 } => {
+                Ok(false)
+            }
             Shortage::Releasing => {
                 let before = self.state.borrow().space.free();
                 let sealed = self.state.borrow().space.has_sealed();
@@ -61,7 +69,7 @@ impl Core {
     }
 
     /// Two groups, so that blocks released before may be used again.
-    async fn commit_twice(self: &Rc<Self>) -> Result<()> {
+    pub(crate) async fn commit_twice(self: &Rc<Self>) -> Result<()> {
         for _ in 0..2 {
             let open = self.commit.borrow().open;
             self.committed(open).await?;

@@ -90,6 +90,14 @@ impl LocalPool {
         core.check_running.set(true);
         core.check_yield.set(false);
         let _running = Running(&core.check_running);
+        // While a checkpoint runs, blocks are in use that only it knows of.
+        loop {
+            let signal = core.signals.checkpointed.notified();
+            if !core.checkpoint_running.get() {
+                break;
+            }
+            signal.await;
+        }
         let view = take_view(core);
         let total = view.reach.count();
         let blocks = core.superblock.borrow().total_blocks;

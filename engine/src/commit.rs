@@ -5,7 +5,24 @@
 
 use std::rc::Rc;
 
-use crate::{checkpoint::Frozen, core::Core, error::Result, format::group, journal::GROUP_DATA};
+use crate::{
+    checkpoint::Frozen,
+    core::Core,
+    error::{Result, no_space},
+    format::group,
+    journal::GROUP_DATA,
+};
+
+/// What a group is written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// A commit.
+    Plain,
+    /// The last one before a checkpoint: the state is frozen at its end.
+    Frozen,
+    /// The empty one at the end of a recovered journal.
+    Closing,
+}
 
 impl Core {
     /// Largest group, in blocks: an eighth of the ring, so that a checkpoint always finds room for its own.
@@ -74,31 +91,41 @@ impl Core {
                 continue;
             }
             // A failure has latched the pool and woken everybody who waits.
-            let _failed = self.commit_once(false).await;
+            let _failed = self.commit_once(Group::Plain).await;
         }
     }
 
-    /// Commits the open group; with `freeze`, the state is frozen for a checkpoint at its end. The caller makes sure that no
+    /// Closes a recovered journal with an empty group, in the blocks that are kept for that.
+    pub(crate) async fn close_journal(self: &Rc<Self>) -> Result<()> {
+        self.commit_once(Group::Closing).await.map(drop)
+    }
+
+    /// Commits the open group; for a checkpoint, the state is frozen for a checkpoint at its end. The caller makes sure that no
     /// other commit is under way.
-    async fn commit_once(self: &Rc<Self>, freeze: bool) -> Result<Option<Frozen>> {
+    async fn commit_once(self: &Rc<Self>, kind: Group) -> Result<Option<Frozen>> {
         debug_assert!(!self.committing.get());
         self.committing.set(true);
-        let result = self.commit_group(freeze).await;
+        let result = self.commit_group(kind).await;
         self.committing.set(false);
         self.signals.committed.notify();
         self.signals.commit_wanted.notify();
         result
     }
 
-    async fn commit_group(self: &Rc<Self>, freeze: bool) -> Result<Option<Frozen>> {
-        if !freeze {
+    async fn commit_group(self: &Rc<Self>, kind: Group) -> Result<Option<Frozen>> {
+        if kind == Group::Plain {
             self.wait_for_ring().await?;
         }
+        let freeze = kind == Group::Frozen;
         // From here to the write nothing is awaited: what is in the group is what is frozen.
         let empty = self.state.borrow().journal.is_empty();
         if freeze && empty {
             let frozen = self.freeze();
             return Ok(Some(frozen));
+        }
+        let blocks = self.state.borrow().journal.blocks();
+        if kind != Group::Closing && !self.commit.borrow().ring.fits(blocks) {
+            return Err(no_space(format!("a group of {blocks} blocks does not fit into the journal")));
         }
         let (seq, body, records) = {
             let mut state = self.state.borrow_mut();
@@ -160,7 +187,7 @@ impl Core {
             signal.await;
         }
         self.writable()?;
-        match self.commit_once(true).await? {
+        match self.commit_once(Group::Frozen).await? {
             Some(frozen) => Ok(frozen),
             None => Err(crate::error::closed("the state was not frozen")),
         }

@@ -126,7 +126,7 @@ impl Core {
                 Err(Failure::Io(error)) => return Err(error),
                 Err(Failure::Shortage(shortage)) => {
                     attempts += 1;
-                    if !self.make_room(shortage, attempts).await? {
+                    if !self.make_room(shortage, purpose, attempts).await? {
                         return Err(self.full());
                     }
                 }

@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -116,7 +117,8 @@ impl Pool {
         let thread = thread::Builder::new()
             .name("cairn-reactor".to_owned())
             .spawn(move || {
-                run_reactor(opening, &shared, ready);
+                // A panic was reported by its hook; here it only must not keep anybody waiting.
+                let _panicked = catch_unwind(AssertUnwindSafe(|| run_reactor(opening, &shared, ready)));
                 if let Some(inner) = weak.upgrade() {
                     let mut ended = inner.ended.lock().unwrap_or_else(PoisonError::into_inner);
                     *ended = Ended::Done;

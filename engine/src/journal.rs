@@ -10,6 +10,9 @@ use crate::format::{group::blocks_of, record::Record};
 /// Data that one group may name before it is committed in the background: bounds what opening has to verify.
 pub(crate) const GROUP_DATA: u64 = 64 << 20;
 
+/// Blocks of the ring that only opening may use.
+const CLOSING: u64 = 2;
+
 /// Records of the group that is open.
 #[derive(Default)]
 pub(crate) struct Pending {
@@ -67,8 +70,9 @@ impl Ring {
         if at + n > self.blocks { self.head + (self.blocks - at) } else { self.head }
     }
 
+    /// Whether a group of `n` blocks may be written. Some blocks are kept for the empty group that closes a recovered journal.
     pub(crate) fn fits(&self, n: u64) -> bool {
-        self.start_for(n) + n - self.tail <= self.blocks
+        self.start_for(n) + n - self.tail + CLOSING <= self.blocks
     }
 
     /// Takes `n` blocks; returns the block within the ring.
@@ -85,13 +89,13 @@ mod tests {
 
     #[test]
     fn groups_do_not_wrap_and_do_not_overtake_the_tail() {
-        let mut ring = Ring { blocks: 10, head: 0, tail: 0 };
-        assert_eq!((ring.take(4), ring.take(4)), (0, 4));
-        assert!(!ring.fits(3), "two blocks are left at the end, none at the start");
-        assert!(ring.fits(2));
-        ring.tail = 4;
-        assert!(ring.fits(4) && !ring.fits(5));
+        let mut ring = Ring { blocks: 12, head: 0, tail: 0 };
+        assert_eq!((ring.take(5), ring.take(5)), (0, 5));
+        assert!(!ring.fits(1), "the two blocks that are left are kept for opening");
+        ring.tail = 5;
+        assert!(!ring.fits(4), "three blocks at the start are free, less two");
+        assert!(ring.fits(3) && ring.fits(2));
         assert_eq!(ring.take(3), 0);
-        assert_eq!(ring.used(), 9);
+        assert_eq!(ring.used(), 10);
     }
 }

@@ -528,7 +528,8 @@ impl Core {
         let replayed = journal.replay(self).await?;
         self.replayed.set(replayed);
         self.state.borrow_mut().space.committed(self.commit.borrow().committed);
-        Ok(journal.dropped || !journal.groups.is_empty())
+        // An empty last group is closed as it is, so that opening again and again does not fill the ring.
+        Ok(journal.dropped || journal.groups.last().is_some_and(|g| g.header.records > 0))
     }
 
     fn set_reach(&self, reach: Reach) {
@@ -701,11 +702,10 @@ impl Core {
         if self.opened_read_only {
             return Ok(());
         }
-        self.reactor.spawn(self.clone().commit_task()).detach();
         if close_journal {
-            let open = self.commit.borrow().open;
-            self.committed(open).await?;
+            self.close_journal().await?;
         }
+        self.reactor.spawn(self.clone().commit_task()).detach();
         self.reactor.spawn(self.clone().checkpoint_task()).detach();
         self.reactor.spawn(self.clone().deletion_task()).detach();
         Ok(())

@@ -13,7 +13,7 @@ use crate::{
     info::{Extent, ExtentKind, ExtentPage, SyncMode},
     names::Target,
     space::Purpose,
-    state::tree_of,
+    state::{State, tree_of},
     storage::{Op, Part, buffer::IoBuf},
     tree::{diff, lookup},
     units::{BLOCK, BLOCK_SIZE, SECTOR, VersionId, VolumeId, blocks_for},
@@ -277,7 +277,7 @@ impl LocalVolume {
         self.core().admit().await?;
         let length = data.len() as u64;
         if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
-            self.write_blocks(offset / BLOCK, Rc::new(data)).await?;
+            self.write_blocks(volume, offset / BLOCK, Rc::new(data)).await?;
         } else {
             self.write_unaligned(volume, offset, &data).await?;
         }
@@ -312,7 +312,7 @@ impl LocalVolume {
             let piece = &data[(at - offset) as usize..];
             if at.is_multiple_of(BLOCK) && end - at >= BLOCK {
                 let n = ((end - at) / BLOCK * BLOCK) as usize;
-                self.write_blocks(block, Rc::new(IoBuf::from(&piece[..n]))).await?;
+                self.write_blocks(volume, block, Rc::new(IoBuf::from(&piece[..n]))).await?;
                 at += n as u64;
             } else {
                 let n = ((block + 1) * BLOCK - at).min(end - at);
@@ -340,23 +340,26 @@ impl LocalVolume {
                 reserved = core.write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose).await?;
             }
             let place = reserved.runs.first().map(|r| r.start);
-            let live = self.live_for(block, 1)?;
             let done = core
                 .step(|state| {
-                    let Some(version) = state.lineage.get(live) else { return Ok(false) };
+                    let live = match self.live_in(state, volume, block + 1) {
+                        Ok(live) => live,
+                        Err(error) => return Ok(Err(error)),
+                    };
+                    let Some(version) = state.lineage.get(live) else { return Ok(Ok(false)) };
                     let mut now = Vec::with_capacity(1);
                     lookup::range(&state.nodes, tree_of(version), block, 1, &mut now)?;
                     if now.first() != Some(&expected) {
-                        return Ok(false);
+                        return Ok(Ok(false));
                     }
                     match place {
                         Some(place) => state.write(live, block, place, &crc)?,
                         None if expected.is_hole() => {}
                         None => state.clear_leaf(live, block, block + 1)?,
                     }
-                    Ok(true)
+                    Ok(Ok(true))
                 })
-                .await?;
+                .await??;
             if done {
                 reserved.runs.clear();
                 return Ok(());
@@ -364,16 +367,18 @@ impl LocalVolume {
         }
     }
 
-    /// The live version, if it (still) has these blocks.
-    fn live_for(&self, block: u64, count: u64) -> Result<VersionId> {
-        let (id, blocks) = self.with_version(|v| (v.id, v.blocks()))?;
-        if block + count > blocks {
-            return Err(invalid(format!("{} has become smaller meanwhile", self.attachment.name)));
+    /// The live version within a step, if it (still) has these blocks. Looked up in the step itself: while nodes are loaded, the volume may
+    /// be reverted or grow.
+    fn live_in(&self, state: &State, volume: VolumeId, end: u64) -> Result<VersionId> {
+        let name = &self.attachment.name;
+        let live = state.lineage.live_of(volume).ok_or_else(|| not_found(format!("{name} has been deleted")))?;
+        if end > live.blocks() {
+            return Err(invalid(format!("{name} has become smaller meanwhile")));
         }
-        Ok(id)
+        Ok(live.id)
     }
 
-    async fn write_blocks(&self, block: u64, data: Rc<IoBuf>) -> Result<()> {
+    async fn write_blocks(&self, volume: VolumeId, block: u64, data: Rc<IoBuf>) -> Result<()> {
         let count = data.len() / BLOCK_SIZE;
         let mut at = 0;
         while at < count {
@@ -382,21 +387,21 @@ impl LocalVolume {
                 .find(|&i| is_zero(&data[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE]) != zero)
                 .unwrap_or(count);
             if zero {
-                self.clear(block + at as u64, block + run as u64).await?;
+                self.clear(volume, block + at as u64, block + run as u64).await?;
             } else {
                 let part = Part { buf: data.clone(), range: at * BLOCK_SIZE..run * BLOCK_SIZE };
-                self.write_data(block + at as u64, part).await?;
+                self.write_data(volume, block + at as u64, part).await?;
             }
             at = run;
         }
         Ok(())
     }
 
-    async fn write_data(&self, block: u64, part: Part) -> Result<()> {
+    async fn write_data(&self, volume: VolumeId, block: u64, part: Part) -> Result<()> {
         let count = (part.range.len() / BLOCK_SIZE) as u64;
         let purpose = self.purpose(block, count).await?;
         if purpose == Purpose::Data {
-            return self.write_run(block, part, purpose).await;
+            return self.write_run(volume, block, part, purpose).await;
         }
         // The reserve is small: what replaces data of its own goes through it a little at a time.
         let step = (self.core().state.borrow().space.reserve() / 8).max(8) * BLOCK;
@@ -404,14 +409,14 @@ impl LocalVolume {
         while start < part.range.end {
             let end = part.range.end.min(start + step as usize);
             let at = block + ((start - part.range.start) / BLOCK_SIZE) as u64;
-            self.write_run(at, Part { buf: part.buf.clone(), range: start..end }, purpose).await?;
+            self.write_run(volume, at, Part { buf: part.buf.clone(), range: start..end }, purpose).await?;
             start = end;
         }
         Ok(())
     }
 
     /// Writes blocks to new places and puts them into the tree.
-    async fn write_run(&self, block: u64, part: Part, purpose: Purpose) -> Result<()> {
+    async fn write_run(&self, volume: VolumeId, block: u64, part: Part, purpose: Purpose) -> Result<()> {
         let core = self.core();
         let mut crcs = Vec::with_capacity(part.range.len() / BLOCK_SIZE * 4);
         for bytes in part.bytes().chunks_exact(BLOCK_SIZE) {
@@ -422,9 +427,15 @@ impl LocalVolume {
         while let Some(run) = reserved.runs.first().copied() {
             let at = block + done;
             let n = run.len.min(256 - at % 256);
-            let live = self.live_for(at, n)?;
             let crcs = &crcs[done as usize * 4..(done + n) as usize * 4];
-            core.step(|state| state.write(live, at, run.start, crcs)).await?;
+            core.step(|state| match self.live_in(state, volume, at + n) {
+                Ok(live) => state.write(live, at, run.start, crcs).map(Ok),
+                Err(error) => Ok(Err(error)),
+            })
+            .await??;
+            if done > 0 {
+                core.admit().await?;
+            }
             done += n;
             reserved.advance(n);
         }
@@ -455,15 +466,19 @@ impl LocalVolume {
 
     // ---- holes ----
 
-    async fn clear(&self, start: u64, end: u64) -> Result<()> {
+    async fn clear(&self, volume: VolumeId, start: u64, end: u64) -> Result<()> {
         let core = self.core();
         let mut at = start;
         let mut steps = 0u32;
         while at < end {
             self.room_for_nodes().await?;
-            let live = self.live()?;
             let before = core.state.borrow().lineage.next_version;
-            at = core.step(|state| state.clear(live, at, end)).await?;
+            at = core
+                .step(|state| match self.live_in(state, volume, at + 1) {
+                    Ok(live) => state.clear(live, at, end).map(Ok),
+                    Err(error) => Ok(Err(error)),
+                })
+                .await??;
             if core.state.borrow().lineage.next_version != before {
                 core.signals.deletion.notify();
             }
@@ -479,12 +494,11 @@ impl LocalVolume {
     /// A discard in data that a snapshot holds frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
     async fn room_for_nodes(&self) -> Result<()> {
         let core = self.core();
-        if !core.state.borrow().space.is_short_of_nodes() {
-            return Ok(());
-        }
         core.update_promise();
         if core.state.borrow().space.is_short_of_nodes() {
+            // What was released meanwhile may be all that is missing.
             core.checkpoint().await?;
+            core.commit_twice().await?;
             core.update_promise();
         }
         if core.state.borrow().space.is_short_of_nodes() { Err(core.full()) } else { Ok(()) }
@@ -495,11 +509,11 @@ impl LocalVolume {
     /// # Errors
     /// As [`LocalVolume::write`].
     pub async fn discard(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
-        let _volume = self.check_writable()?;
+        let volume = self.check_writable()?;
         self.check_range("discard", offset, length)?;
         self.core().admit().await?;
         let (start, end) = self.whole_blocks(offset, length)?;
-        self.clear(start, end).await?;
+        self.clear(volume, start, end).await?;
         self.core().commit_if_large();
         self.commit_if(fua).await
     }
@@ -535,7 +549,7 @@ impl LocalVolume {
                 let n = start * BLOCK - offset;
                 self.merge(volume, start - 1, (offset % BLOCK) as usize, &zeros[..n as usize]).await?;
             }
-            self.clear(start, end_block).await?;
+            self.clear(volume, start, end_block).await?;
             if end > end_block * BLOCK {
                 self.merge(volume, end_block, 0, &zeros[..(end - end_block * BLOCK) as usize]).await?;
             }

@@ -564,7 +564,7 @@ fn a_crash_with_a_full_journal() {
                             task.await;
                         }
                         let stats = local.stats();
-                        if stats.journal_used + stats.journal_size / 8 + 4096 > stats.journal_size {
+                        if stats.journal_used + stats.journal_size / 8 + 100 * 4096 > stats.journal_size {
                             let _bytes = std::fs::copy(&from, &to).unwrap();
                             return Some(name);
                         }

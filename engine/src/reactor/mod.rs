@@ -259,6 +259,7 @@ impl Reactor {
 
     /// Runs tasks and I/O until [`Reactor::stop`]; then refuses jobs and drops what is left.
     pub(crate) fn run(&self) {
+        let _ending = Ending(self);
         let mut done = Vec::new();
         let mut last_work = self.now();
         while !self.inner.stopping.get() {
@@ -279,9 +280,6 @@ impl Reactor {
                 self.complete(completion);
             }
         }
-        let jobs = self.inner.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(jobs);
-        self.drain_tasks();
     }
 
     /// How long to wait for I/O: not at all with work at hand or shortly after some, else until the next timer.
@@ -376,6 +374,17 @@ impl Reactor {
             }
             drop(batch);
         }
+    }
+}
+
+/// The end of a reactor, also by a panic: nobody must wait for it for ever.
+struct Ending<'a>(&'a Reactor);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let jobs = self.0.inner.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(jobs);
+        self.0.drain_tasks();
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct Space {
     nodes_open: Vec<Run>,
     nodes_frozen: Vec<Run>,
     releasing: u64,
+    /// Blocks handed out and not yet in use.
+    reserved: u64,
     last_committed: u64,
     eras: VecDeque<(u64, u64)>,
     thin: bool,
@@ -119,6 +121,7 @@ impl Space {
             nodes_open: Vec::new(),
             nodes_frozen: Vec::new(),
             releasing: 0,
+            reserved: 0,
             last_committed: 0,
             eras: VecDeque::from([(0, 0)]),
             thin,
@@ -177,7 +180,7 @@ impl Space {
         if room == 0 {
             return Err(match self.next_unbacked() {
                 Some(_) => Shortage::Unbacked,
-                None if self.releasing > 0 => Shortage::Releasing,
+                None if self.releasing + self.reserved > 0 => Shortage::Releasing,
                 None => Shortage::Full,
             });
         }
@@ -190,6 +193,7 @@ impl Space {
         let fresh = self.taken.set(run);
         debug_assert_eq!(fresh, run.len, "handed out twice");
         self.backed_free -= run.len;
+        self.reserved += run.len;
         Ok(run)
     }
 
@@ -336,6 +340,7 @@ impl Space {
     pub(crate) fn acquire(&mut self, run: Run) {
         let fresh = self.reach.add(run);
         debug_assert_eq!(fresh, run.len, "acquired twice");
+        self.reserved -= run.len;
     }
 
     /// Blocks named by a replayed record or a checkpoint are in use; says whether they were free.
@@ -354,6 +359,7 @@ impl Space {
     /// Reserved blocks were not used after all.
     pub(crate) fn forfeit(&mut self, run: Run) {
         self.backed_free += self.taken.clear(run);
+        self.reserved -= run.len;
     }
 
     /// The journal is (or is no longer) being replayed.
