@@ -1,5 +1,6 @@
 # make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, delete, kill
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests
+# make compare  the measurements of benches/README.md, beside qcow2 (about 10 minutes, 14 GiB in COMPARE_DIR)
 # make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
 # make install the command `cairn` into ~/.cargo/bin
 #
@@ -10,8 +11,9 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 FUZZ_SECONDS ?= 60
+COMPARE_DIR ?= /var/tmp
 
-.PHONY: demo test fuzz install setup clean
+.PHONY: demo test compare fuzz install setup clean
 
 demo: setup
 	cargo build --release --locked --package cairn-cli
@@ -19,6 +21,10 @@ demo: setup
 
 test: setup
 	scripts/test
+
+compare: setup
+	cargo build --release --locked --package cairn-cli --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/compare --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR) --json benches/results/latest.json
 
 fuzz: setup
 	scripts/fuzz $(FUZZ_SECONDS)
