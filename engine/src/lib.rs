@@ -26,6 +26,7 @@ mod info;
 mod journal;
 mod names;
 mod open;
+mod options;
 mod reactor;
 mod replay;
 mod space;
@@ -44,7 +45,7 @@ pub use info::{
     CheckReport, Event, Extent, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, SyncMode, VolumeInfo, VolumeOptions,
 };
 pub use names::{MAX_NAME, Target};
-pub use open::{MIN_POOL, OpenOptions, PoolOptions, StorageKind};
+pub use options::{MIN_POOL, OpenOptions, PoolOptions, StorageKind};
 pub use reactor::Reactor;
 pub use storage::{
     SendBuf,

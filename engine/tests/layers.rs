@@ -9,6 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["units"],
     &["error"],
     &["info"],
+    &["options"],
     &["names"],
     &["storage"],
     &["reactor"],

@@ -3,19 +3,23 @@
 //! Writes go to new blocks and enter the tree when the device has them; a request in flight changes nothing that others see.
 //! Blocks are the unit of atomicity: of two overlapping writes in flight, each block ends up as one or the other.
 
+mod extents;
+mod read;
+
 use std::rc::Rc;
+
+pub(crate) use extents::{changes, push};
 
 use crate::{
     core::Core,
-    error::{Error, Result, corrupt, invalid, not_found, read_only},
-    format::pointer::{Place, Pointer},
+    error::{Result, invalid, not_found, read_only},
+    format::pointer::Pointer,
     gather::Reserved,
-    info::{Extent, ExtentKind, ExtentPage, SyncMode},
-    names::Target,
+    info::SyncMode,
     space::Purpose,
     state::{State, tree_of},
-    storage::{Op, Part, buffer::IoBuf},
-    tree::{diff, lookup},
+    storage::{Part, buffer::IoBuf},
+    tree::lookup,
     units::{BLOCK, BLOCK_SIZE, SECTOR, VersionId, VolumeId, blocks_for},
     versions::{Floor, Version},
 };
@@ -144,125 +148,6 @@ impl LocalVolume {
             Opened::Volume(id) => Ok(id),
             Opened::Snapshot(_) => Err(read_only(format!("{} is a snapshot: clone it to write", self.attachment.name))),
         }
-    }
-
-    // ---- reading ----
-
-    /// Reads `length` bytes at `offset`. Every block is verified; holes read as zeros.
-    ///
-    /// # Errors
-    /// `Invalid` for a range that is unaligned or outside, `Corrupt` for a block that fails its checksum, `Io`.
-    pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
-        self.check_range("read", offset, length as u64)?;
-        if length as u64 <= PIECE {
-            return self.read_piece(offset, length).await;
-        }
-        let mut out = IoBuf::with_len(length);
-        let mut done = 0;
-        while done < length {
-            let n = (length - done).min(PIECE as usize);
-            let piece = self.read_piece(offset + done as u64, n).await?;
-            out[done..done + n].copy_from_slice(&piece);
-            done += n;
-        }
-        Ok(out)
-    }
-
-    async fn read_piece(&self, offset: u64, length: usize) -> Result<IoBuf> {
-        if length == 0 {
-            return Ok(IoBuf::with_len(0));
-        }
-        let first = offset / BLOCK;
-        let count = blocks_for(offset + length as u64) - first;
-        let (blocks, guard) = self.look_up(first, count).await?;
-        let mut buf = self.fetch(first, &blocks).await?;
-        drop(guard);
-        let head = (offset % BLOCK) as usize;
-        if head != 0 {
-            let _len = buf.len();
-            buf.copy_within(head..head + length, 0);
-        }
-        buf.truncate(length);
-        Ok(buf)
-    }
-
-    /// Pointers of a range, and a guard that keeps what they point to until it is dropped.
-    async fn look_up(&self, first: u64, count: u64) -> Result<(Vec<Pointer>, crate::core::ReadGuard)> {
-        let core = self.core();
-        let mut pointers = Vec::with_capacity(count as usize);
-        loop {
-            let tree = self.with_version(tree_of)?;
-            pointers.clear();
-            let result = lookup::range(&core.state.borrow().nodes, tree, first, count, &mut pointers);
-            match result {
-                Ok(()) => return Ok((pointers, core.hold())),
-                Err(missing) => core.load(missing).await.map_err(|e| e.within(&self.attachment.name))?,
-            }
-        }
-    }
-
-    /// Reads and verifies the blocks of `pointers`, physically adjacent ones in one request.
-    async fn fetch(&self, first: u64, pointers: &[Pointer]) -> Result<IoBuf> {
-        let len = pointers.len() * BLOCK_SIZE;
-        let mut segments = segments(pointers);
-        if let (Some(Segment { place: Some(place), .. }), 1) = (segments.first(), segments.len()) {
-            let buf = self.fetch_run(*place, len).await?;
-            self.verify(first, pointers, &buf)?;
-            return Ok(buf);
-        }
-        let mut out = IoBuf::with_len(len);
-        let mut reads = Vec::with_capacity(segments.len());
-        for segment in segments.drain(..) {
-            let range = segment.first * BLOCK_SIZE..(segment.first + segment.count) * BLOCK_SIZE;
-            match segment.place {
-                None => out[range].fill(0),
-                Some(place) => {
-                    let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(range.len()) };
-                    reads.push((place, segment, self.core().reactor.submit(op)));
-                }
-            }
-        }
-        for (place, segment, read) in reads {
-            let buf = self.finish_read(place, read.await)?;
-            let range = segment.first..segment.first + segment.count;
-            self.verify(first + segment.first as u64, &pointers[range.clone()], &buf)?;
-            out[range.start * BLOCK_SIZE..range.end * BLOCK_SIZE].copy_from_slice(&buf);
-        }
-        Ok(out)
-    }
-
-    async fn fetch_run(&self, place: u64, len: usize) -> Result<IoBuf> {
-        let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(len) };
-        let done = self.core().reactor.submit(op).await;
-        self.finish_read(place, done)
-    }
-
-    fn finish_read(&self, place: u64, done: crate::storage::Completion) -> Result<IoBuf> {
-        let context = || format!("{}: cannot read physical block {place}", self.attachment.name);
-        let n = done.result.map_err(|e| Error::io(context(), e))?;
-        match done.op {
-            Op::Read { buf, .. } if n == buf.len() => Ok(buf),
-            _ => Err(corrupt(format!("{}: only {n} bytes there, the pool is truncated", context()))),
-        }
-    }
-
-    fn verify(&self, first: u64, pointers: &[Pointer], buf: &[u8]) -> Result<()> {
-        for (i, (pointer, bytes)) in pointers.iter().zip(buf.chunks_exact(BLOCK_SIZE)).enumerate() {
-            let crc = crc32fast::hash(bytes);
-            if crc != pointer.crc() {
-                let Place::Data(block) = pointer.place() else { continue };
-                let offset = (first + i as u64) * BLOCK;
-                let what = format!(
-                    "{} at offset {offset}: physical block {} fails its checksum (stored {:08x}, found {crc:08x})",
-                    self.attachment.name,
-                    block.0,
-                    pointer.crc()
-                );
-                self.core().corruption(&what);
-                return Err(corrupt(format!("{what}; restore the range from a backup")));
-            }
-        }
-        Ok(())
     }
 
     // ---- writing ----
@@ -557,84 +442,6 @@ impl LocalVolume {
         self.core().commit_if_large();
         self.commit_if(fua).await
     }
-
-    // ---- maps ----
-
-    /// What a range holds: a page of extents that starts at `offset` and covers everything up to `next`.
-    ///
-    /// # Errors
-    /// `Invalid` for a range outside, `Corrupt` for damaged metadata, `Io`.
-    pub async fn extents(&self, offset: u64, length: u64) -> Result<ExtentPage> {
-        self.check_range("extent list", offset, length)?;
-        self.covering(None, offset, length).await
-    }
-
-    /// Like [`LocalVolume::extents`], but `Data` stands for blocks that differ from `snapshot` and `Hole` for those that do not.
-    ///
-    /// # Errors
-    /// As [`LocalVolume::extents`], and `NotFound` for the snapshot.
-    pub async fn changed_since(&self, snapshot: &Target, offset: u64, length: u64) -> Result<ExtentPage> {
-        self.check_range("difference", offset, length)?;
-        let old = self.core().state.borrow().lineage.resolve(snapshot)?;
-        self.covering(Some(old), offset, length).await
-    }
-
-    async fn covering(&self, old: Option<VersionId>, offset: u64, length: u64) -> Result<ExtentPage> {
-        let end = offset + length;
-        let new = || self.with_version(|v| v.id);
-        let (changes, reached) = changes(self.core(), old, new, offset / BLOCK, blocks_for(end)).await?;
-        let reached = (reached * BLOCK).min(end);
-        let mut page = ExtentPage { extents: Vec::new(), next: (reached < end).then_some(reached) };
-        let mut at = offset;
-        for change in changes {
-            let start = (change.block * BLOCK).clamp(at, reached);
-            let stop = ((change.block + change.count) * BLOCK).clamp(start, reached);
-            push(&mut page.extents, at, start, ExtentKind::Hole);
-            let counts = change.data || old.is_some();
-            push(&mut page.extents, start, stop, if counts { ExtentKind::Data } else { ExtentKind::Hole });
-            at = stop;
-        }
-        push(&mut page.extents, at, reached, ExtentKind::Hole);
-        Ok(page)
-    }
-}
-
-/// A page of changes between two versions; both are looked up anew at each step, so either may be in use.
-pub(crate) async fn changes(
-    core: &Rc<Core>,
-    old: Option<VersionId>,
-    new: impl Fn() -> Result<VersionId>,
-    start: u64,
-    end: u64,
-) -> Result<(Vec<diff::Change>, u64)> {
-    loop {
-        let result = {
-            let id = new()?;
-            let state = core.state.borrow();
-            let gone = || not_found("a version was deleted while it was being compared");
-            let new = state.lineage.get(id).filter(|v| v.is_visible()).ok_or_else(gone)?;
-            let old = match old {
-                Some(old) => Some(tree_of(state.lineage.get(old).filter(|v| v.is_visible()).ok_or_else(gone)?)),
-                None => None,
-            };
-            diff::changes(&state.nodes, old, tree_of(new), start, end, PAGE_CHANGES)
-        };
-        match result {
-            Ok(found) => return Ok(found),
-            Err(missing) => core.load(missing).await?,
-        }
-    }
-}
-
-/// Appends an extent, joined with the last one where they are of a kind.
-pub(crate) fn push(extents: &mut Vec<Extent>, start: u64, end: u64, kind: ExtentKind) {
-    if start >= end {
-        return;
-    }
-    match extents.last_mut() {
-        Some(last) if last.kind == kind && last.offset + last.length == start => last.length += end - start,
-        _ => extents.push(Extent { offset: start, length: end - start, kind }),
-    }
 }
 
 async fn lock_block(core: &Rc<Core>, volume: VolumeId, block: u64) -> BlockLock<'_> {
@@ -645,28 +452,6 @@ async fn lock_block(core: &Rc<Core>, volume: VolumeId, block: u64) -> BlockLock<
         }
         signal.await;
     }
-}
-
-/// Blocks of a range that are physically adjacent, or holes.
-struct Segment {
-    first: usize,
-    count: usize,
-    place: Option<u64>,
-}
-
-fn segments(pointers: &[Pointer]) -> Vec<Segment> {
-    let mut out: Vec<Segment> = Vec::new();
-    for (i, pointer) in pointers.iter().enumerate() {
-        let place = match pointer.place() {
-            Place::Data(block) => Some(block.0),
-            _ => None,
-        };
-        match out.last_mut() {
-            Some(last) if last.place.map(|p| p + last.count as u64) == place => last.count += 1,
-            _ => out.push(Segment { first: i, count: 1, place }),
-        }
-    }
-    out
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

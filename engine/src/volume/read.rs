@@ -1,0 +1,153 @@
+//! Reading: look up, join what is physically adjacent into one request, verify every checksum, answer.
+
+use super::{LocalVolume, PIECE};
+use crate::{
+    core::ReadGuard,
+    error::{Error, Result, corrupt},
+    format::pointer::{Place, Pointer},
+    state::tree_of,
+    storage::{Completion, Op, buffer::IoBuf},
+    tree::lookup,
+    units::{BLOCK, BLOCK_SIZE, blocks_for},
+};
+
+impl LocalVolume {
+    /// Reads `length` bytes at `offset`. Every block is verified; holes read as zeros.
+    ///
+    /// # Errors
+    /// `Invalid` for a range that is unaligned or outside, `Corrupt` for a block that fails its checksum, `Io`.
+    pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
+        self.check_range("read", offset, length as u64)?;
+        if length as u64 <= PIECE {
+            return self.read_piece(offset, length).await;
+        }
+        let mut out = IoBuf::with_len(length);
+        let mut done = 0;
+        while done < length {
+            let n = (length - done).min(PIECE as usize);
+            let piece = self.read_piece(offset + done as u64, n).await?;
+            out[done..done + n].copy_from_slice(&piece);
+            done += n;
+        }
+        Ok(out)
+    }
+
+    async fn read_piece(&self, offset: u64, length: usize) -> Result<IoBuf> {
+        if length == 0 {
+            return Ok(IoBuf::with_len(0));
+        }
+        let first = offset / BLOCK;
+        let count = blocks_for(offset + length as u64) - first;
+        let (blocks, guard) = self.look_up(first, count).await?;
+        let mut buf = self.fetch(first, &blocks).await?;
+        drop(guard);
+        let head = (offset % BLOCK) as usize;
+        if head != 0 {
+            let _len = buf.len();
+            buf.copy_within(head..head + length, 0);
+        }
+        buf.truncate(length);
+        Ok(buf)
+    }
+
+    /// Pointers of a range, and a guard that keeps what they point to until it is dropped.
+    pub(super) async fn look_up(&self, first: u64, count: u64) -> Result<(Vec<Pointer>, ReadGuard)> {
+        let core = self.core();
+        let mut pointers = Vec::with_capacity(count as usize);
+        loop {
+            let tree = self.with_version(tree_of)?;
+            pointers.clear();
+            let result = lookup::range(&core.state.borrow().nodes, tree, first, count, &mut pointers);
+            match result {
+                Ok(()) => return Ok((pointers, core.hold())),
+                Err(missing) => core.load(missing).await.map_err(|e| e.within(&self.attachment.name))?,
+            }
+        }
+    }
+
+    /// Reads and verifies the blocks of `pointers`, physically adjacent ones in one request.
+    pub(super) async fn fetch(&self, first: u64, pointers: &[Pointer]) -> Result<IoBuf> {
+        let len = pointers.len() * BLOCK_SIZE;
+        let mut segments = segments(pointers);
+        if let (Some(Segment { place: Some(place), .. }), 1) = (segments.first(), segments.len()) {
+            let buf = self.fetch_run(*place, len).await?;
+            self.verify(first, pointers, &buf)?;
+            return Ok(buf);
+        }
+        let mut out = IoBuf::with_len(len);
+        let mut reads = Vec::with_capacity(segments.len());
+        for segment in segments.drain(..) {
+            let range = segment.first * BLOCK_SIZE..(segment.first + segment.count) * BLOCK_SIZE;
+            match segment.place {
+                None => out[range].fill(0),
+                Some(place) => {
+                    let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(range.len()) };
+                    reads.push((place, segment, self.core().reactor.submit(op)));
+                }
+            }
+        }
+        for (place, segment, read) in reads {
+            let buf = self.finish_read(place, read.await)?;
+            let range = segment.first..segment.first + segment.count;
+            self.verify(first + segment.first as u64, &pointers[range.clone()], &buf)?;
+            out[range.start * BLOCK_SIZE..range.end * BLOCK_SIZE].copy_from_slice(&buf);
+        }
+        Ok(out)
+    }
+
+    async fn fetch_run(&self, place: u64, len: usize) -> Result<IoBuf> {
+        let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(len) };
+        let done = self.core().reactor.submit(op).await;
+        self.finish_read(place, done)
+    }
+
+    fn finish_read(&self, place: u64, done: Completion) -> Result<IoBuf> {
+        let context = || format!("{}: cannot read physical block {place}", self.attachment.name);
+        let n = done.result.map_err(|e| Error::io(context(), e))?;
+        match done.op {
+            Op::Read { buf, .. } if n == buf.len() => Ok(buf),
+            _ => Err(corrupt(format!("{}: only {n} bytes there, the pool is truncated", context()))),
+        }
+    }
+
+    fn verify(&self, first: u64, pointers: &[Pointer], buf: &[u8]) -> Result<()> {
+        for (i, (pointer, bytes)) in pointers.iter().zip(buf.chunks_exact(BLOCK_SIZE)).enumerate() {
+            let crc = crc32fast::hash(bytes);
+            if crc != pointer.crc() {
+                let Place::Data(block) = pointer.place() else { continue };
+                let offset = (first + i as u64) * BLOCK;
+                let what = format!(
+                    "{} at offset {offset}: physical block {} fails its checksum (stored {:08x}, found {crc:08x})",
+                    self.attachment.name,
+                    block.0,
+                    pointer.crc()
+                );
+                self.core().corruption(&what);
+                return Err(corrupt(format!("{what}; restore the range from a backup")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Blocks of a range that are physically adjacent, or holes.
+struct Segment {
+    first: usize,
+    count: usize,
+    place: Option<u64>,
+}
+
+fn segments(pointers: &[Pointer]) -> Vec<Segment> {
+    let mut out: Vec<Segment> = Vec::new();
+    for (i, pointer) in pointers.iter().enumerate() {
+        let place = match pointer.place() {
+            Place::Data(block) => Some(block.0),
+            _ => None,
+        };
+        match out.last_mut() {
+            Some(last) if last.place.map(|p| p + last.count as u64) == place => last.count += 1,
+            _ => out.push(Segment { first: i, count: 1, place }),
+        }
+    }
+    out
+}
