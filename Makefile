@@ -1,6 +1,6 @@
 # make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, delete, kill
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests
-# make compare  the measurements of benches/README.md, beside qcow2 (about 10 minutes, 14 GiB in COMPARE_DIR)
+# make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
 # make install the command `cairn` into ~/.cargo/bin
 #

@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::path::Path;
+
 use cairn_engine::{BLOCK, GIB, IoBuf, MIB, OpenOptions, Pool, PoolOptions, PoolStats, Target, Volume, VolumeOptions};
 
 const SNAPSHOTS: u64 = 10_000;
@@ -20,6 +22,16 @@ async fn write_and_snapshot(pool: &Pool, volume: &Volume, n: u64) -> (u64, u64) 
     let after = pool.stats().await.unwrap();
     let cost = |f: fn(&PoolStats) -> u64| f(&after) - f(&before);
     (cost(|s| s.journal_used), cost(|s| s.dirty_memory))
+}
+
+/// Bytes of metadata that reading one block of `name` loads when nothing is in memory.
+async fn cold_read(path: &Path, name: &str) -> u64 {
+    let pool = Pool::open(path, OpenOptions::new()).await.unwrap();
+    assert_eq!(pool.stats().await.unwrap().cache_memory, 0);
+    let _block = pool.volume(name).await.unwrap().read(0, 4096).await.unwrap();
+    let loaded = pool.stats().await.unwrap().cache_memory;
+    pool.close().await.unwrap();
+    loaded
 }
 
 #[test]
@@ -40,6 +52,11 @@ fn ten_thousand_snapshots() {
         assert_eq!(second, last, "journal bytes and changed metadata of one write and one snapshot");
         drop(volume);
         pool.close().await.unwrap();
+
+        // Three levels of nodes and the neighbouring leaf that is read ahead, however long the chain of snapshots.
+        for name in ["disk", "disk@s600", "disk@s5000", "disk@s9999"] {
+            assert_eq!(cold_read(&path, name).await, 4 * BLOCK, "{name}");
+        }
 
         let pool = Pool::open(&path, OpenOptions::new()).await.unwrap();
         let list = pool.snapshots(Some("disk"), false).await.unwrap();
