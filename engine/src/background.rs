@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     info::Event,
     reactor::notify::yield_now,
-    space::{Purpose, SEGMENT, Shortage},
+    space::{Purpose, SEGMENT, Shortage, bitmap::Run},
     state::{Deletion, tree_of},
     storage::Op,
     tree::count,
@@ -86,12 +86,19 @@ impl Core {
 
     /// Has the file system set room aside ahead of the cursor; says whether there is more room now.
     pub(crate) async fn grow(self: &Rc<Self>) -> bool {
-        if self.growing.get() {
-            self.signals.grown.notified().await;
-            return self.latch.borrow().is_none();
+        let grown = self.signals.grown.notified();
+        if !self.growing.get() {
+            let Some(segments) = self.state.borrow().space.segments_to_back(GROW_SEGMENTS) else { return false };
+            self.growing.set(true);
+            // In a task of its own: whoever waits may go away, and must not take the request along.
+            let core = self.clone();
+            self.reactor.spawn(async move { core.grow_by(segments).await }).detach();
         }
-        let Some(segments) = self.state.borrow().space.segments_to_back(GROW_SEGMENTS) else { return false };
-        self.growing.set(true);
+        grown.await;
+        self.grew.get() && self.latch.borrow().is_none()
+    }
+
+    async fn grow_by(self: Rc<Self>, segments: Run) {
         let total = self.superblock.borrow().total_blocks;
         let (start, end) = (segments.start * SEGMENT, (segments.end() * SEGMENT).min(total));
         let done = self.reactor.submit(Op::Allocate { offset: start * BLOCK, len: (end - start) * BLOCK }).await;
@@ -110,8 +117,8 @@ impl Core {
             }
         };
         self.growing.set(false);
+        self.grew.set(grown);
         self.signals.grown.notify();
-        grown
     }
 
     /// Walks deleted versions, a few small steps at a time between other work.

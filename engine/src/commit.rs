@@ -11,6 +11,7 @@ use crate::{
     error::{Result, no_space},
     format::group,
     journal::GROUP_DATA,
+    sabotage::{Sabotage, broken},
 };
 
 /// What a group is written for.
@@ -38,6 +39,9 @@ impl Core {
 
     /// Commits everything done so far.
     pub(crate) async fn flush(&self) -> Result<()> {
+        if broken(Sabotage::AckFlushEarly) {
+            return Ok(());
+        }
         let target = self.commit_target();
         self.committed(target).await
     }
@@ -141,7 +145,9 @@ impl Core {
         let frozen = freeze.then(|| self.freeze());
         let start = self.superblock.borrow().journal_start;
         self.write_metadata(start + at, buf, "the journal").await?;
-        self.sync().await?;
+        if !broken(Sabotage::SkipCommitSync) {
+            self.sync().await?;
+        }
         self.commit.borrow_mut().committed = seq;
         self.state.borrow_mut().space.committed(seq);
         if self.commit.borrow().ring.used() * 2 > self.commit.borrow().ring.blocks {

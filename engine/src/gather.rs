@@ -7,6 +7,7 @@ use crate::{
     core::Core,
     error::{Error, Result, no_space},
     reactor::notify::{Sender, channel},
+    sabotage::{Sabotage, broken},
     space::{Purpose, Shortage, bitmap::Run},
     storage::{MAX_PARTS, Part},
     units::{BLOCK, BLOCK_SIZE},
@@ -193,7 +194,10 @@ impl Core {
     async fn run_batch(self: Rc<Self>, batch: Batch) {
         let result = self.write_parts(batch.run.start * BLOCK, batch.parts).await;
         self.gather.borrow_mut().in_flight -= 1;
-        let error = result.err().map(|e| Error::io(format!("cannot write data at block {}", batch.run.start), e));
+        let error = result
+            .err()
+            .filter(|_| !broken(Sabotage::AckFailedWrite))
+            .map(|e| Error::io(format!("cannot write data at block {}", batch.run.start), e));
         for caller in &batch.callers {
             self.finish(caller, error.clone().map(Failure::Io));
         }

@@ -108,7 +108,7 @@ impl Pool {
         let shared = Shared::new(Arc::new(wake));
         let inner = Arc::new(Inner {
             shared: shared.clone(),
-            path: opening.path.clone(),
+            path: opening.plan.path.clone(),
             next_handle: AtomicU64::new(1),
             thread: Mutex::new(None),
             ended: Mutex::new(Ended::Waiting(Vec::new())),

@@ -29,6 +29,9 @@ mod open;
 mod options;
 mod reactor;
 mod replay;
+mod sabotage;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod space;
 mod state;
 mod storage;

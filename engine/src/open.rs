@@ -85,7 +85,7 @@ fn size_of(file: &File, path: &Path) -> Result<u64> {
 }
 
 /// Where everything goes in a pool of `total` blocks.
-fn geometry(total: u64, journal_size: Option<u64>) -> Result<Superblock> {
+pub(crate) fn geometry(total: u64, journal_size: Option<u64>) -> Result<Superblock> {
     let bytes = total * BLOCK;
     let journal = journal_size.unwrap_or((bytes / 64).clamp(4 * MIB, 64 * MIB)) / BLOCK;
     if journal < 4 * MIB / BLOCK || journal > total / 4 {
@@ -130,11 +130,20 @@ fn random_uuid() -> Result<[u8; 16]> {
 
 /// Everything needed to run a pool on the reactor's thread.
 pub(crate) struct Opening {
-    pub(crate) path: PathBuf,
+    pub(crate) plan: Plan,
     pub(crate) file: File,
+}
+
+/// What a pool is opened with, wherever it lies.
+pub(crate) struct Plan {
+    pub(crate) path: PathBuf,
+    /// Bytes of the file or device.
+    pub(crate) size: u64,
     pub(crate) options: OpenOptions,
+    /// The superblock of a new pool.
     pub(crate) fresh: Option<Superblock>,
-    thin: bool,
+    /// Whether the pool grows as it is used.
+    pub(crate) thin: bool,
 }
 
 /// Makes the file ready for a new pool. Nothing is there to be opened until the first checkpoint.
@@ -147,14 +156,14 @@ pub(crate) fn prepare_create(path: &Path, options: &PoolOptions) -> Result<Openi
         // Nothing was stored yet; the caller is told why, and the path is free again.
         drop(std::fs::remove_file(path));
     }
-    let fresh = made?;
-    Ok(Opening {
+    let plan = Plan {
         path: path.to_owned(),
-        file,
+        fresh: Some(made?),
+        size: size_of(&file, path)?,
         options: options.open.clone(),
-        fresh: Some(fresh),
         thin: !device && !options.preallocate,
-    })
+    };
+    Ok(Opening { plan, file })
 }
 
 fn prepare_file(path: &Path, file: &File, device: bool, options: &PoolOptions) -> Result<Superblock> {
@@ -215,14 +224,15 @@ pub(crate) fn prepare_open(path: &Path, options: &OpenOptions) -> Result<Opening
     // A file that has all of its blocks already (made so, or grown so) is not given back piece by piece.
     let thin = meta.is_ok_and(|m| m.is_file() && m.blocks() * 512 < m.len());
     let file = open_file(path, options.read_only, false)?;
-    Ok(Opening { path: path.to_owned(), file, options: options.clone(), fresh: None, thin })
+    let size = size_of(&file, path)?;
+    Ok(Opening { plan: Plan { path: path.to_owned(), size, options: options.clone(), fresh: None, thin }, file })
 }
 
 impl Opening {
     /// The reactor over this file, for the thread that runs it.
     pub(crate) fn reactor(&self, shared: &Arc<Shared>) -> Result<Reactor> {
         let file = self.file.try_clone().map_err(|e| Error::io("cannot duplicate a descriptor", e))?;
-        let storage: Box<dyn Storage> = match self.options.storage {
+        let storage: Box<dyn Storage> = match self.plan.options.storage {
             StorageKind::Pread => Box::new(SyncStorage::new(file, shared.wake.clone())),
             StorageKind::Uring => Box::new(UringStorage::new(file, shared.wake.clone()).map_err(|e| {
                 Error::new(ErrorKind::Unsupported, format!("io_uring cannot be used here ({e}): use --storage pread"))
@@ -231,24 +241,31 @@ impl Opening {
         Ok(Reactor::new(shared.clone(), storage, Box::new(SystemClock::new())))
     }
 
-    /// Reads the pool (or writes the first checkpoint of a new one) and starts its background tasks.
+    /// As [`Plan::open`].
     pub(crate) async fn open(self, reactor: Reactor) -> Result<Rc<Core>> {
+        self.plan.open(reactor, Some(self.file)).await
+    }
+}
+
+impl Plan {
+    /// Reads the pool (or writes the first checkpoint of a new one) and starts its background tasks. `lock` is held for as long as
+    /// the pool is open.
+    pub(crate) async fn open(self, reactor: Reactor, lock: Option<File>) -> Result<Rc<Core>> {
         let start = reactor.now();
-        let size = size_of(&self.file, &self.path)?;
         let fresh = self.fresh.is_some();
         let (superblock, events) = match self.fresh {
             Some(mut superblock) => {
                 superblock.created_ms = reactor.unix_ms();
                 (superblock, Vec::new())
             }
-            None => read_superblock(&reactor, size, &self.path).await?,
+            None => read_superblock(&reactor, self.size, &self.path).await?,
         };
-        let core = build(reactor, superblock, &self.options, self.path, self.file, self.thin);
+        let core = build(reactor, superblock, &self.options, self.path, lock, self.thin);
         let close_journal = if fresh {
             core.first_checkpoint().await?;
             false
         } else {
-            core.recover(size).await?
+            core.recover(self.size).await?
         };
         core.start(close_journal).await?;
         for event in events {
@@ -323,7 +340,7 @@ fn build(
     superblock: Superblock,
     options: &OpenOptions,
     path: PathBuf,
-    lock: File,
+    lock: Option<File>,
     thin: bool,
 ) -> Rc<Core> {
     let total = superblock.total_blocks;
@@ -372,8 +389,10 @@ fn build(
         latch: RefCell::new(latch),
         checkpoint_wanted: Cell::new(false),
         checkpoint_running: Cell::new(false),
+        checkpoints_begun: Cell::new(0),
         committing: Cell::new(false),
         growing: Cell::new(false),
+        grew: Cell::new(false),
         closing: Cell::new(false),
         check_running: Cell::new(false),
         check_yield: Cell::new(false),
@@ -394,7 +413,7 @@ impl Core {
             self.write_metadata(slot_block(slot, total), IoBuf::zeroed(BLOCK_SIZE), "the superblock").await?;
         }
         self.sync().await?;
-        self.checkpoint().await
+        self.run_checkpoint().await
     }
 
     /// From the superblock to the state at the last commit; says whether the journal held any group, complete or not.

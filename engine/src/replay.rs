@@ -16,6 +16,7 @@ use crate::{
         record::Record,
         superblock::Superblock,
     },
+    sabotage::{Sabotage, broken},
     state::{State, Step},
     storage::{Completion, Op, buffer::IoBuf},
     units::{BLOCK, BLOCK_SIZE},
@@ -69,12 +70,12 @@ pub(crate) fn follow(ring: &[u8], uuid: &[u8; 16], seq: u64, at: u64) -> Result<
     // A later group cannot exist unless this one was durable: then it is damaged, not incomplete.
     let later = (0..blocks).find_map(|place| group_at(ring, uuid, place).filter(|(h, _)| h.seq > seq));
     match later {
-        Some((header, _)) => Err(corrupt(format!(
+        Some((header, _)) if !broken(Sabotage::IgnoreGap) => Err(corrupt(format!(
             "journal group {seq} is damaged or missing (expected at journal block {at}) though group {} exists: \
              opening would lose committed writes; restore from a backup",
             header.seq
         ))),
-        None => Ok(groups),
+        _ => Ok(groups),
     }
 }
 
@@ -100,6 +101,7 @@ impl Journal {
         let groups = follow(&bytes, &superblock.uuid, superblock.group_seq, superblock.group_at)?;
         let mut this = Self { bytes, groups, dropped: false };
         if let Some(&last) = this.groups.last()
+            && !broken(Sabotage::ReplayIncompleteGroup)
             && !this.is_complete(core, last).await?
         {
             let _incomplete = this.groups.pop();

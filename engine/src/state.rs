@@ -9,6 +9,7 @@ use crate::{
     format::{node, pointer::Pointer, record::Record},
     info::{Event, VolumeOptions},
     journal::Pending,
+    sabotage::{Sabotage, broken},
     space::{Space, bitmap::Run},
     sweep::{Mode, Outcome, Sweep},
     tree::{Missing, Nodes, edit::Edit, lookup::Tree, slot_of},
@@ -133,7 +134,9 @@ impl State {
             }
             Ok(change)
         })?;
-        self.record(&Record::Write { version: id, block: BlockIndex(block), place: PhysicalBlock(place), crcs });
+        if !broken(Sabotage::ForgetWriteRecord) {
+            self.record(&Record::Write { version: id, block: BlockIndex(block), place: PhysicalBlock(place), crcs });
+        }
         Ok(())
     }
 
@@ -181,7 +184,9 @@ impl State {
     /// Holes within one leaf.
     pub(crate) fn clear_leaf(&mut self, id: VersionId, start: u64, end: u64) -> Step<()> {
         self.edit(id, start, |edit| edit.clear_in_leaf(start, end))?;
-        self.record(&Record::Hole { version: id, block: BlockIndex(start), count: end - start });
+        if !broken(Sabotage::ForgetHoleRecord) {
+            self.record(&Record::Hole { version: id, block: BlockIndex(start), count: end - start });
+        }
         Ok(())
     }
 
@@ -212,7 +217,7 @@ impl State {
         if !cut.is_hole() && !floor.owns(cut.birth(), end) {
             self.divergence += span(h);
         }
-        if !cut.is_hole() && floor.owns(cut.birth(), end) {
+        if !cut.is_hole() && floor.owns(cut.birth(), end) && !broken(Sabotage::LeakSubtree) {
             let mut rest =
                 Version::new_volume(detached, volume, "", span(h) * 4096, created_ms, VolumeOptions::default());
             rest.state = VersionState::Detached;
@@ -252,7 +257,7 @@ impl State {
     /// Freezes one live version of a set; the last one closes the epoch.
     pub(crate) fn snapshot(&mut self, live: VersionId, frozen: VersionId, name: &str, created_ms: u64, last: bool) {
         self.lineage.freeze(live, frozen, name, created_ms);
-        if last {
+        if last && !broken(Sabotage::KeepEpoch) {
             self.lineage.epoch = Epoch(self.lineage.epoch.0 + 1);
         }
         self.record(&Record::Snapshot { live, frozen, created_ms, last, name });
@@ -352,7 +357,10 @@ impl State {
     /// One bounded step of the walk at the front of the deletion queue.
     pub(crate) fn deletion_step(&mut self) -> Step<Deletion> {
         let Some(id) = self.lineage.front_of_queue().map(|v| v.id) else { return Ok(Deletion::Idle) };
-        let to = self.walk(id, u64::MAX, LEAVES_PER_STEP)?;
+        let mut to = self.walk(id, u64::MAX, LEAVES_PER_STEP)?;
+        if broken(Sabotage::SkipLeaf) {
+            to = to.saturating_add(256);
+        }
         self.walked(id, to);
         Ok(Deletion::Progress)
     }
@@ -379,9 +387,10 @@ impl State {
         let floor = self.lineage.floor(version).above;
         let children: Vec<Tree> =
             self.lineage.children(id).iter().filter_map(|c| self.lineage.get(*c)).map(tree_of).collect();
-        let mode = if children.len() >= 2 { Mode::Prune } else { Mode::Free };
+        let looked_at = if broken(Sabotage::DropChild) { children.len().min(1) } else { children.len() };
+        let mode = if children.len() >= 2 && !broken(Sabotage::DissolveBranch) { Mode::Prune } else { Mode::Free };
         let mut sweep = Sweep::new(&mut self.nodes, &mut self.space, floor, mode, cursor, until, leaves);
-        let outcome = sweep.run(tree, &children);
+        let outcome = sweep.run(tree, &children[..looked_at]);
         let (found, freed) = (std::mem::take(&mut sweep.found), sweep.data + sweep.node_count);
         let reached = match outcome {
             Outcome::Done => u64::MAX,
@@ -412,7 +421,7 @@ impl State {
             return;
         }
         let freed = std::mem::take(&mut self.freed) * 4096;
-        if self.lineage.children(id).len() >= 2 {
+        if self.lineage.children(id).len() >= 2 && !broken(Sabotage::DissolveBranch) {
             self.lineage.settle_as_branch(id);
         } else {
             if self.counting.is_some_and(|(counted, ..)| counted == id) {

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// From the bottom up. Modules of one group may use one another: they are one concept in several files.
 const LAYERS: &[&[&str]] = &[
     &["units"],
+    &["sabotage"],
     &["error"],
     &["info"],
     &["options"],
@@ -27,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["check"],
     &["open"],
     &["handle"],
+    &["sim"],
 ];
 
 fn level(module: &str) -> Option<usize> {

@@ -10,6 +10,7 @@ use crate::{
         bytes::{Put, Reader},
         superblock::{MapEntry, TOP_ENTRIES},
     },
+    sabotage::{Sabotage, broken},
     space::reach::PIECE_BLOCKS,
     storage::buffer::IoBuf,
     units::BLOCK_SIZE,
@@ -56,7 +57,8 @@ impl Map {
     /// Notes that a piece is written anew; returns the block to write it to.
     pub(crate) fn rewrite(&mut self, level: usize, index: usize, crc: u32) -> u64 {
         let entry = &mut self.levels[level][index];
-        *entry = MapEntry { place: if entry.place == 1 { 2 } else { 1 }, crc };
+        let first = entry.place != 1 || broken(Sabotage::MapInPlace);
+        *entry = MapEntry { place: if first { 1 } else { 2 }, crc };
         let place = entry.place;
         self.block(level, index, place)
     }

@@ -26,6 +26,7 @@ use crate::{
         superblock::{Superblock, slot_block, slots_of},
     },
     reactor::notify::yield_now,
+    sabotage::{Sabotage, broken},
     space::{
         Purpose, Shortage,
         bitmap::Run,
@@ -71,22 +72,33 @@ impl Core {
                 continue;
             }
             // A failure has latched the pool.
-            let _failed = self.checkpoint().await;
+            let _failed = self.run_checkpoint().await;
         }
     }
 
-    /// Makes one checkpoint of everything done so far (and waits for one under way first).
-    pub(crate) async fn checkpoint(self: &Rc<Self>) -> Result<()> {
+    /// Has a checkpoint made of everything done so far, and waits for it. It is made by a task of its own: whoever waits here may
+    /// go away at any moment, and must not take a half-made checkpoint along.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        // One that is under way may have frozen its state before.
+        let target = self.checkpoints_begun.get() + 1;
         loop {
             let signal = self.signals.checkpointed.notified();
-            if !self.checkpoint_running.get() {
-                break;
+            if self.checkpoints_begun.get() >= target && !self.checkpoint_running.get() {
+                return self.writable();
+            }
+            self.writable()?;
+            if self.checkpoints_begun.get() < target {
+                self.want_checkpoint();
             }
             signal.await;
-            self.writable()?;
         }
+    }
+
+    /// Makes one checkpoint. Only for the task of checkpoints, and before there is one.
+    pub(crate) async fn run_checkpoint(self: &Rc<Self>) -> Result<()> {
         self.writable()?;
         self.checkpoint_running.set(true);
+        self.checkpoints_begun.set(self.checkpoints_begun.get() + 1);
         self.checkpoint_wanted.set(false);
         let result = self.write_checkpoint().await;
         self.checkpoint_running.set(false);
@@ -129,14 +141,20 @@ impl Core {
 
     async fn write_checkpoint(self: &Rc<Self>) -> Result<()> {
         let mut frozen = self.commit_and_freeze().await?;
+        if broken(Sabotage::MoveTailEarly) {
+            self.commit.borrow_mut().ring.tail = frozen.ring_tail;
+        }
         let mut writer = Writer { core: self.clone(), in_flight: VecDeque::new() };
         writer.nodes(&mut frozen).await?;
         writer.table(&mut frozen).await?;
         writer.map(&mut frozen).await?;
         writer.drain().await?;
-        self.sync().await?;
+        if !broken(Sabotage::SkipCheckpointSync) {
+            self.sync().await?;
+        }
         let superblock = self.next_superblock(&frozen);
-        for slot in slots_of(superblock.checkpoint) {
+        let parity = if broken(Sabotage::SameSuperblockSlots) { 0 } else { superblock.checkpoint };
+        for slot in slots_of(parity) {
             let copy = Superblock { slot, ..superblock.clone() };
             self.write_metadata(slot_block(slot, superblock.total_blocks), copy.encode(), "the superblock").await?;
         }

@@ -8,6 +8,7 @@
 
 use crate::{
     format::bytes::{Put, Reader, crc_without_field, set_u32},
+    sabotage::{Sabotage, broken},
     storage::buffer::IoBuf,
     units::BLOCK_SIZE,
 };
@@ -76,7 +77,8 @@ pub(crate) fn body<'a>(bytes: &'a [u8], header: &GroupHeader) -> Option<&'a [u8]
     let used = HEADER.checked_add(header.record_bytes as usize)?;
     let group = bytes.get(..used)?;
     let crc = crate::format::bytes::get_u32(group, CRC_AT);
-    if crc != crc_without_field(group, CRC_AT) { None } else { group.get(HEADER..) }
+    let sound = crc == crc_without_field(group, CRC_AT) || broken(Sabotage::IgnoreGroupCrc);
+    if !sound { None } else { group.get(HEADER..) }
 }
 
 #[cfg(test)]

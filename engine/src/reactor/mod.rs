@@ -257,6 +257,17 @@ impl Reactor {
         self.inner.stopping.set(true);
     }
 
+    /// What ends [`Reactor::run`], for a storage that decides so.
+    #[cfg(feature = "sim")]
+    pub(crate) fn stopper(&self) -> Box<dyn Fn()> {
+        let inner = Rc::downgrade(&self.inner);
+        Box::new(move || {
+            if let Some(inner) = inner.upgrade() {
+                inner.stopping.set(true);
+            }
+        })
+    }
+
     /// Runs tasks and I/O until [`Reactor::stop`]; then refuses jobs and drops what is left.
     pub(crate) fn run(&self) {
         let _ending = Ending(self);

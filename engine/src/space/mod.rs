@@ -23,6 +23,8 @@ use std::collections::VecDeque;
 use bitmap::{Bitmap, Run};
 use reach::Reach;
 
+use crate::sabotage::{Sabotage, broken};
+
 /// Blocks in a segment, the unit of growth and of giving back: 4 MiB.
 pub(crate) const SEGMENT: u64 = 1024;
 /// Longest run handed out at once.
@@ -160,6 +162,7 @@ impl Space {
 
     fn floor(&self, purpose: Purpose) -> u64 {
         match purpose {
+            Purpose::Data if broken(Sabotage::NoReserve) => 0,
             Purpose::Data => self.promised + self.reserve,
             Purpose::Overwrite => self.promised + self.reserve / 2,
             Purpose::Metadata => 0,
@@ -378,7 +381,7 @@ impl Space {
         if !self.leave(block) {
             return;
         }
-        if self.replaying {
+        if self.replaying || broken(Sabotage::FreeDataEarly) {
             let _freed = self.taken.clear(Run { start: block, len: 1 });
             return;
         }
@@ -388,6 +391,9 @@ impl Space {
 
     /// A node is no longer in use; the next checkpoint will not refer to it.
     pub(crate) fn release_node(&mut self, block: u64) {
+        if broken(Sabotage::FreeNodesEarly) {
+            return self.release_data(block);
+        }
         if self.leave(block) {
             self.releasing += 1;
             push_run(&mut self.nodes_open, block);
@@ -421,9 +427,10 @@ impl Space {
     /// All groups up to `group` are committed: what was released two groups ago may become free.
     pub(crate) fn committed(&mut self, group: u64) {
         self.last_committed = group;
-        let oldest_read = self.oldest_read();
+        let oldest_read = if broken(Sabotage::IgnoreReads) { u64::MAX } else { self.oldest_read() };
         while let Some(front) = self.sealed.front() {
-            if front.group >= group || front.era >= oldest_read {
+            let held = if broken(Sabotage::FreeDataOneGroupEarly) { front.group > group } else { front.group >= group };
+            if held || front.era >= oldest_read {
                 break;
             }
             let Some(batch) = self.sealed.pop_front() else { break };

@@ -20,6 +20,7 @@ use crate::{
     format::pointer::{Place, Pointer},
     info::VolumeOptions,
     names::Target,
+    sabotage::{Sabotage, broken},
     units::{Epoch, VersionId, VolumeId, blocks_for},
 };
 
@@ -131,7 +132,9 @@ impl Floor {
 
     /// Whether a pointer born in `birth` that covers blocks up to `end` is owned.
     pub(crate) fn owns(&self, birth: Epoch, end: u64) -> bool {
-        birth > if end <= self.cursor { self.below } else { self.above }
+        let below = end <= self.cursor && !broken(Sabotage::OneFloor);
+        let floor = if below { self.below } else { self.above };
+        birth > floor || broken(Sabotage::OwnParents) && birth == floor && birth.0 > 0
     }
 
     /// Whether one answer holds for the whole of `start..end`.

@@ -1,0 +1,650 @@
+//! A client: volumes of its own, one operation (or burst of writes) after the other, each checked against the model.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use cairn_engine::{
+    BLOCK, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Result, SECTOR, SyncMode, Target, VolumeOptions,
+    sim::{Disk, Faults},
+};
+
+use crate::{
+    choices::Choices,
+    history::{History, Step},
+    model::{Effect, PER_BLOCK, buffer, tag_of},
+};
+
+/// What a run is like: how large things are, and what happens how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    /// Volumes of one client at most.
+    pub(crate) volumes: usize,
+    /// Sizes of volumes in MiB.
+    pub(crate) sizes: &'static [u64],
+    /// Longest write in sectors.
+    pub(crate) longest: u64,
+    /// Writes out of a hundred operations; the rest is everything else.
+    pub(crate) writes: u64,
+    /// Flushes without end, to fill the journal: one operation in so many is a series of small flushed writes (0: never).
+    pub(crate) flush_series: u64,
+}
+
+/// What all clients of a run share.
+pub(crate) struct Shared {
+    pub(crate) pool: LocalPool,
+    pub(crate) disk: Disk,
+    pub(crate) habits: Habits,
+    /// Orders the steps of all clients.
+    pub(crate) tick: Rc<Cell<u64>>,
+    pub(crate) operations: Rc<Cell<u64>>,
+}
+
+/// One client. Its history outlives the machine.
+pub(crate) struct Client {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) history: Rc<RefCell<History>>,
+    pub(crate) number: usize,
+    pub(crate) choices: RefCell<Choices>,
+    names: Cell<u64>,
+}
+
+/// The client goes on, or cannot.
+#[derive(PartialEq, Eq, Clone, Copy, Debug)]
+pub(crate) enum Go {
+    On,
+    /// The pool takes no writes any more.
+    Stop,
+}
+
+fn target(volume: &str, snapshot: Option<&str>) -> Target {
+    Target { volume: volume.to_owned(), snapshot: snapshot.map(str::to_owned) }
+}
+
+/// Chosen errors and damage of the disk so far: what excuses an error.
+fn excuses(disk: &Disk) -> u64 {
+    let counters = disk.counters();
+    counters.errors + counters.damage_read
+}
+
+impl Client {
+    pub(crate) fn new(shared: Rc<Shared>, history: Rc<RefCell<History>>, number: usize, choices: Choices) -> Self {
+        // Names and tags are never used twice, also not by the next life of the same client.
+        let names = Cell::new(shared.tick.get() << 12);
+        Self { shared, history, number, choices: RefCell::new(choices), names }
+    }
+
+    /// Does operations until the choices (or `most`) are used up, or the pool stops.
+    pub(crate) async fn live(&self, most: u64) -> Go {
+        for _ in 0..most {
+            if self.choices.borrow().is_empty() {
+                return Go::On;
+            }
+            if self.operation().await == Go::Stop {
+                return Go::Stop;
+            }
+            self.shared.operations.set(self.shared.operations.get() + 1);
+        }
+        Go::On
+    }
+
+    fn below(&self, n: u64) -> u64 {
+        self.choices.borrow_mut().below(n)
+    }
+
+    fn tick(&self) -> u64 {
+        let tick = &self.shared.tick;
+        tick.set(tick.get() + 1);
+        tick.get()
+    }
+
+    fn name(&self, kind: &str) -> String {
+        self.names.set(self.names.get() + 1);
+        format!("c{}-{kind}{:x}", self.number, self.names.get())
+    }
+
+    fn tag(&self) -> u64 {
+        self.names.set(self.names.get() + 1);
+        self.names.get() << 8 | self.number as u64 + 1
+    }
+
+    fn pool(&self) -> &LocalPool {
+        &self.shared.pool
+    }
+
+    // ---- steps ----
+
+    /// Begins a step; its effect counts as possible from here on.
+    fn begin(&self, effect: Effect) -> usize {
+        let step = Step {
+            effect,
+            started: self.tick(),
+            start_moment: self.shared.disk.moment(),
+            ended: None,
+            durable: false,
+            unsettled: false,
+            digest: 0,
+        };
+        let mut history = self.history.borrow_mut();
+        let mut family = history.now();
+        family.apply(&step.effect);
+        history.push(Step { digest: family.digest(), ..step }, family);
+        history.steps.len() - 1
+    }
+
+    fn end(&self, step: usize, durable: bool) {
+        let end = (self.tick(), self.shared.disk.moment());
+        let mut history = self.history.borrow_mut();
+        let step = &mut history.steps[step];
+        step.ended = Some(end);
+        step.durable = durable;
+    }
+
+    /// A whole step around an operation on versions, which is durable when it is answered.
+    async fn versions<T>(&self, effect: Effect, operation: impl Future<Output = Result<T>>) -> Go {
+        let excuses_before = excuses(&self.shared.disk);
+        let step = self.begin(effect);
+        match operation.await {
+            Ok(_) => {
+                self.end(step, true);
+                Go::On
+            }
+            Err(e) if self.stopped() => {
+                self.expect_cause(&e, excuses_before);
+                Go::Stop
+            }
+            Err(e) => {
+                // Nothing has changed, and nothing will.
+                assert!(e.kind() == ErrorKind::NoSpace || self.excused(&e, excuses_before), "{e}");
+                self.history.borrow_mut().take_back();
+                Go::On
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.pool().stats().read_only.is_some()
+    }
+
+    fn excused(&self, error: &Error, before: u64) -> bool {
+        matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) && excuses(&self.shared.disk) > before
+    }
+
+    /// The pool stopped: then the disk must have given cause for it.
+    fn expect_cause(&self, error: &Error, before: u64) {
+        let room = self.shared.disk.counters().no_room;
+        assert!(excuses(&self.shared.disk) > before || excuses(&self.shared.disk) > 0 || room > 0, "without a cause: {error}");
+    }
+
+    // ---- the operations ----
+
+    async fn operation(&self) -> Go {
+        let habits = self.shared.habits.clone();
+        let (volumes, snapshots) = self.history.borrow().now_counts();
+        if volumes == 0 {
+            return self.create().await;
+        }
+        if habits.flush_series > 0 && self.below(habits.flush_series) == 0 {
+            return self.flush_series().await;
+        }
+        if self.below(100) < habits.writes {
+            return match self.below(8) {
+                0 | 1 => self.burst().await,
+                2 => self.zeroes().await,
+                _ => self.write_one().await,
+            };
+        }
+        match self.below(40) {
+            0..=5 => self.read().await,
+            6..=9 => self.flush().await,
+            10..=14 if snapshots < 12 => self.snapshot().await,
+            15 | 16 if volumes < habits.volumes => self.clone_one().await,
+            17..=20 => self.delete_snapshot().await,
+            21 if volumes > 1 => self.delete_volume().await,
+            22 | 23 if volumes < habits.volumes => self.create().await,
+            24 | 25 => self.revert().await,
+            26 => self.resize().await,
+            27 => self.rename().await,
+            28 | 29 => self.diff().await,
+            30 => self.compare_snapshot().await,
+            31 | 32 => self.checkpoint().await,
+            33 => self.check().await,
+            34 => self.wait_deleted().await,
+            35 | 36 => {
+                self.pool().reactor().sleep(Duration::from_millis(self.below(2500))).await;
+                Go::On
+            }
+            _ => self.discard_much().await,
+        }
+    }
+
+    fn pick(&self) -> String {
+        let names = self.history.borrow().volume_names();
+        names[self.below(names.len() as u64) as usize].clone()
+    }
+
+    fn pick_snapshot(&self) -> Option<(String, String)> {
+        let all = self.history.borrow().snapshot_names();
+        (!all.is_empty()).then(|| all[self.below(all.len() as u64) as usize].clone())
+    }
+
+    fn open(&self, volume: &str, snapshot: Option<&str>) -> LocalVolume {
+        match self.pool().open(&target(volume, snapshot)) {
+            Ok(open) => open,
+            Err(e) => panic!("{volume} {snapshot:?} cannot be opened: {e}"),
+        }
+    }
+
+    /// A place where things happen: dense at the start, at the ends of leaves, nodes and the volume, sparse elsewhere.
+    fn place(&self, size: u64) -> u64 {
+        let sectors = size / SECTOR;
+        let at = match self.below(8) {
+            0..=3 => self.below(1500),
+            4 => (256 * MIB / SECTOR).saturating_sub(60) + self.below(200),
+            5 => sectors.saturating_sub(1 + self.below(80)),
+            6 => (self.below(4) * 2048).saturating_sub(20) + self.below(40),
+            _ => self.below(sectors / 512 + 1) * 512,
+        };
+        at.min(sectors - 1)
+    }
+
+    fn range(&self, size: u64) -> (u64, u64) {
+        let first = self.place(size);
+        let longest = self.shared.habits.longest;
+        let (first, count) = match self.below(4) {
+            0 => (first, 1 + self.below(10)),
+            1 => (first, 1 + self.below(longest)),
+            _ => (first / PER_BLOCK * PER_BLOCK, PER_BLOCK * (1 + self.below(longest / PER_BLOCK))),
+        };
+        (first, count.min(size / SECTOR - first))
+    }
+
+    async fn create(&self) -> Go {
+        let sizes = self.shared.habits.sizes;
+        let size = sizes[self.below(sizes.len() as u64) as usize] * MIB + SECTOR * [0, 0, 7, 8][self.below(4) as usize];
+        let sync = [SyncMode::Flush, SyncMode::Flush, SyncMode::Flush, SyncMode::Always, SyncMode::Never];
+        let sync = sync[self.below(5) as usize];
+        let name = self.name("v");
+        let effect = Effect::Create { name: name.clone(), size, sync };
+        self.versions(effect, self.pool().create_volume(&name, size, VolumeOptions { sync })).await
+    }
+
+    fn live_of(&self, volume: &str) -> (u64, SyncMode) {
+        self.history.borrow().live_of(volume)
+    }
+
+    async fn write_one(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let (first, count) = self.range(size);
+        let fua = self.below(12) == 0;
+        self.write(volume, vec![(first, count, self.tag())], fua).await
+    }
+
+    async fn burst(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let near = self.place(size);
+        let pieces = (0..2 + self.below(7)).map(|_| {
+            let first = (near + self.below(64)).min(size / SECTOR - 1);
+            let (first, count) = match self.below(3) {
+                0 => (first / PER_BLOCK * PER_BLOCK, PER_BLOCK * (1 + self.below(3))),
+                _ => (first, 1 + self.below(12)),
+            };
+            let tag = if self.below(8) == 0 { 0 } else { self.tag() };
+            (first, count.min(size / SECTOR - first), tag)
+        });
+        let pieces = pieces.collect();
+        self.write(volume, pieces, false).await
+    }
+
+    /// Writes, all in flight at once, with reads among them.
+    async fn write(&self, volume: String, pieces: Vec<(u64, u64, u64)>, fua: bool) -> Go {
+        let before = excuses(&self.shared.disk);
+        let sync = self.live_of(&volume).1;
+        let open = self.open(&volume, None);
+        let step = self.begin(Effect::Write { volume: volume.clone(), pieces: pieces.clone() });
+        let reactor = self.pool().reactor();
+        let tasks: Vec<_> = pieces
+            .iter()
+            .map(|&(first, count, tag)| {
+                let open = open.clone();
+                reactor.spawn(async move {
+                    if tag == 0 {
+                        open.write_zeroes(first * SECTOR, count * SECTOR, fua).await
+                    } else {
+                        open.write(first * SECTOR, buffer(first, count, tag), fua).await
+                    }
+                })
+            })
+            .collect();
+        if pieces.len() > 1 {
+            self.read_during(&open, &volume, &pieces).await;
+            if self.below(6) == 0 {
+                // The client goes away while its requests are in flight.
+                self.pool().reactor().sleep(Duration::from_micros(self.below(300))).await;
+                drop(open);
+                for task in tasks {
+                    let _answer = task.cancel().await;
+                }
+                return self.written(step, &volume, &pieces, None, before, false).await;
+            }
+        }
+        let mut failure = None;
+        for task in tasks {
+            if let Err(e) = task.await {
+                failure = Some(e);
+            }
+        }
+        drop(open);
+        self.written(step, &volume, &pieces, failure, before, sync == SyncMode::Always || fua && sync == SyncMode::Flush)
+            .await
+    }
+
+    /// The end of writes: what overlapped or failed is read back, and must be old or new.
+    async fn written(
+        &self,
+        step: usize,
+        volume: &str,
+        pieces: &[(u64, u64, u64)],
+        failure: Option<Error>,
+        excuses_before: u64,
+        durable: bool,
+    ) -> Go {
+        if let Some(e) = &failure {
+            if self.stopped() {
+                self.expect_cause(e, excuses_before);
+                return Go::Stop;
+            }
+            assert!(e.kind() == ErrorKind::NoSpace || self.excused(e, excuses_before), "{volume}: {e}");
+        }
+        // With one piece there is one order; with several, all count only as answered together.
+        let settled = pieces.len() == 1 && failure.is_none();
+        self.history.borrow_mut().steps[step].unsettled = !settled;
+        self.end(step, durable && settled);
+        if settled { Go::On } else { self.settle(volume, pieces).await }
+    }
+
+    /// Reads back what writes may have left in one of several ways.
+    async fn settle(&self, volume: &str, pieces: &[(u64, u64, u64)]) -> Go {
+        let open = self.open(volume, None);
+        let old = self.history.borrow().before_last(volume);
+        let mut settled = Vec::new();
+        for &(first, count, _) in pieces {
+            let Some(data) = self.read_surely(&open, first, count).await else { return Go::Stop };
+            for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR as usize)) {
+                let tag = tag_of(sector, bytes).unwrap_or_else(|e| panic!("{volume}: {e}"));
+                let wrote = pieces.iter().any(|(f, n, t)| (*f..f + n).contains(&sector) && *t == tag);
+                assert!(wrote || old.get(sector) == tag, "{volume}: sector {sector} holds {tag:#x}, neither old nor new");
+                settled.push((sector, tag));
+            }
+        }
+        let step = self.begin(Effect::Settled { volume: volume.to_owned(), sectors: settled });
+        self.end(step, false);
+        Go::On
+    }
+
+    /// Reads with all faults out of the way.
+    async fn read_surely(&self, open: &LocalVolume, first: u64, count: u64) -> Option<Vec<u8>> {
+        for _ in 0..200 {
+            match open.read(first * SECTOR, (count * SECTOR) as usize).await {
+                Ok(data) => return Some(data.to_vec()),
+                Err(_) => self.shared.disk.heal(),
+            }
+        }
+        None
+    }
+
+    async fn read_during(&self, open: &LocalVolume, volume: &str, pieces: &[(u64, u64, u64)]) {
+        let (first, count, _) = pieces[self.below(pieces.len() as u64) as usize];
+        let before = excuses(&self.shared.disk);
+        match open.read(first * SECTOR, (count * SECTOR) as usize).await {
+            Ok(data) => {
+                let old = self.history.borrow().before_last(volume);
+                for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR as usize)) {
+                    let tag = tag_of(sector, bytes).unwrap_or_else(|e| panic!("{volume}: {e}"));
+                    let wrote = pieces.iter().any(|(f, n, t)| (*f..f + n).contains(&sector) && *t == tag);
+                    assert!(wrote || old.get(sector) == tag, "{volume}: sector {sector} reads {tag:#x} during writes");
+                }
+            }
+            Err(e) => assert!(self.excused(&e, before), "{volume}: {e}"),
+        }
+    }
+
+    async fn zeroes(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let (first, count) = self.range(size);
+        if self.below(2) == 0 { self.write(volume, vec![(first, count, 0)], false).await } else { self.discard(volume, first, count).await }
+    }
+
+    async fn discard_much(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let sectors = size / SECTOR;
+        let first = [0, 0, 2048, self.place(size)][self.below(4) as usize].min(sectors - 1);
+        self.discard(volume, first, sectors - first).await
+    }
+
+    async fn discard(&self, volume: String, first: u64, count: u64) -> Go {
+        let before = excuses(&self.shared.disk);
+        let (size, sync) = self.live_of(&volume);
+        let start = first.next_multiple_of(PER_BLOCK);
+        let end = first + count;
+        let end = if end == size / SECTOR { end } else { end / PER_BLOCK * PER_BLOCK };
+        let piece = (start, end.saturating_sub(start), 0);
+        let open = self.open(&volume, None);
+        let step = self.begin(Effect::Write { volume: volume.clone(), pieces: vec![piece] });
+        let result = open.discard(first * SECTOR, count * SECTOR, false).await;
+        drop(open);
+        // A huge range is read back only as far as there can be anything in it.
+        let known = self.history.borrow().known_before_last(&volume, piece.0..piece.0 + piece.1);
+        let pieces = if result.is_err() { known } else { vec![piece] };
+        self.written(step, &volume, &pieces, result.err(), before, sync == SyncMode::Always).await
+    }
+
+    async fn read(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let (first, count) = self.range(size);
+        let open = self.open(&volume, None);
+        self.read_and_compare(&open, &volume, None, first, count).await;
+        Go::On
+    }
+
+    async fn compare_snapshot(&self) -> Go {
+        let Some((volume, snapshot)) = self.pick_snapshot() else { return Go::On };
+        let open = self.open(&volume, Some(&snapshot));
+        let (first, count) = self.range(open.size());
+        self.read_and_compare(&open, &volume, Some(&snapshot), first, count).await;
+        Go::On
+    }
+
+    async fn read_and_compare(&self, open: &LocalVolume, volume: &str, snapshot: Option<&str>, first: u64, count: u64) {
+        let before = excuses(&self.shared.disk);
+        match open.read(first * SECTOR, (count * SECTOR) as usize).await {
+            Ok(data) => {
+                let content = self.history.borrow().content(volume, snapshot);
+                for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR as usize)) {
+                    let tag = tag_of(sector, bytes).unwrap_or_else(|e| panic!("{volume} {snapshot:?}: {e}"));
+                    let expected = content.get(sector);
+                    assert!(tag == expected, "{volume} {snapshot:?}: sector {sector} reads {tag:#x}, not {expected:#x}");
+                }
+            }
+            Err(e) => assert!(self.excused(&e, before), "{volume} {snapshot:?}: {e}"),
+        }
+    }
+
+    async fn flush(&self) -> Go {
+        let volume = self.pick();
+        let (_, sync) = self.live_of(&volume);
+        let before = excuses(&self.shared.disk);
+        let open = self.open(&volume, None);
+        let step = self.begin(Effect::None);
+        match open.flush().await {
+            Ok(()) => {
+                self.end(step, sync != SyncMode::Never);
+                Go::On
+            }
+            Err(e) => {
+                assert!(self.stopped(), "{volume}: {e}");
+                self.expect_cause(&e, before);
+                Go::Stop
+            }
+        }
+    }
+
+    async fn flush_series(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        for _ in 0..self.below(400) {
+            let first = self.below(size / SECTOR);
+            if self.write(volume.clone(), vec![(first % 512, 1, self.tag())], true).await == Go::Stop {
+                return Go::Stop;
+            }
+        }
+        Go::On
+    }
+
+    // ---- versions ----
+
+    async fn snapshot(&self) -> Go {
+        let mut taken = vec![(self.pick(), self.name("s"))];
+        let other = self.pick();
+        if other != taken[0].0 && self.below(2) == 0 {
+            taken.push((other, self.name("s")));
+        }
+        let targets: Vec<Target> = taken.iter().map(|(v, s)| target(v, Some(s))).collect();
+        self.versions(Effect::Snapshot { taken }, self.pool().snapshot(&targets)).await
+    }
+
+    async fn clone_one(&self) -> Go {
+        let Some((volume, snapshot)) = self.pick_snapshot() else { return Go::On };
+        let name = self.name("v");
+        let from = target(&volume, Some(&snapshot));
+        let size = self.history.borrow().size_of(&volume, &snapshot) + MIB * self.below(2);
+        let effect = Effect::Clone { volume, snapshot, name: name.clone(), size };
+        self.versions(effect, self.pool().clone_volume(&from, &name, Some(size))).await
+    }
+
+    async fn delete_snapshot(&self) -> Go {
+        let Some((volume, snapshot)) = self.pick_snapshot() else { return Go::On };
+        let from = target(&volume, Some(&snapshot));
+        self.versions(Effect::DeleteSnapshot { volume, snapshot }, self.pool().delete_snapshot(&from)).await
+    }
+
+    async fn delete_volume(&self) -> Go {
+        let name = self.pick();
+        self.versions(Effect::DeleteVolume { name: name.clone() }, self.pool().delete_volume(&name, true)).await
+    }
+
+    async fn revert(&self) -> Go {
+        let Some((volume, snapshot)) = self.pick_snapshot() else { return Go::On };
+        let effect = Effect::Revert { volume: volume.clone(), snapshot: snapshot.clone() };
+        self.versions(effect, self.pool().revert(&volume, &snapshot, false)).await
+    }
+
+    async fn resize(&self) -> Go {
+        let name = self.pick();
+        let (size, _) = self.live_of(&name);
+        let size = size + [SECTOR, 64 * 1024, MIB, 300 * MIB][self.below(4) as usize];
+        self.versions(Effect::Resize { name: name.clone(), size }, self.pool().resize(&name, size)).await
+    }
+
+    async fn rename(&self) -> Go {
+        let (from, to) = (self.pick(), self.name("v"));
+        let effect = Effect::Rename { from: from.clone(), to: to.clone() };
+        self.versions(effect, self.pool().rename(&from, &to)).await
+    }
+
+    /// Every block in which two versions differ is in their difference, and what it calls data is no hole.
+    async fn diff(&self) -> Go {
+        let Some((from_volume, snapshot)) = self.pick_snapshot() else { return Go::On };
+        let volume = self.pick();
+        let (from, to) = (target(&from_volume, Some(&snapshot)), target(&volume, None));
+        let old = self.history.borrow().content(&from_volume, Some(&snapshot));
+        let new = self.history.borrow().content(&volume, None);
+        let before = excuses(&self.shared.disk);
+        let mut changed = std::collections::BTreeMap::new();
+        let mut offset = Some(0);
+        while let Some(at) = offset {
+            let page = match self.pool().diff(Some(&from), &to, at).await {
+                Ok(page) => page,
+                Err(e) => {
+                    assert!(self.excused(&e, before), "{from} {to}: {e}");
+                    return Go::On;
+                }
+            };
+            for extent in page.extents {
+                for block in extent.offset / BLOCK..(extent.offset + extent.length).div_ceil(BLOCK) {
+                    let _new = changed.insert(block, extent.kind);
+                }
+            }
+            offset = page.next;
+        }
+        let end = self.live_of(&volume).0 / SECTOR;
+        for sector in old.sectors().keys().chain(new.sectors().keys()).filter(|s| **s < end) {
+            let listed = changed.contains_key(&(sector / PER_BLOCK));
+            assert!(listed || old.get(*sector) == new.get(*sector), "{from} {to}: sector {sector} is not in the difference");
+        }
+        for (block, kind) in changed {
+            let mut sectors = new.sectors().range(block * PER_BLOCK..(block + 1) * PER_BLOCK);
+            let data = sectors.next().is_some();
+            assert!(data == (kind == ExtentKind::Data), "{from} {to}: block {block} is called {kind:?}");
+        }
+        Go::On
+    }
+
+    // ---- the pool ----
+
+    async fn checkpoint(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        let step = self.begin(Effect::None);
+        match self.pool().checkpoint().await {
+            Ok(()) => {
+                self.end(step, true);
+                Go::On
+            }
+            Err(e) => {
+                assert!(self.stopped() || e.kind() == ErrorKind::NoSpace, "{e}");
+                self.expect_cause(&e, before);
+                Go::Stop
+            }
+        }
+    }
+
+    async fn check(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        match self.pool().check(self.below(2) == 0, |_, _| {}).await {
+            Ok(report) if report.is_clean() => {}
+            Ok(report) => {
+                let excused = excuses(&self.shared.disk) > before;
+                assert!(excused, "check: {:#?}", report.problems);
+            }
+            Err(e) => assert!(e.kind() == ErrorKind::Busy || self.excused(&e, before), "check: {e}"),
+        }
+        Go::On
+    }
+
+    async fn wait_deleted(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        match self.pool().wait_deleted().await {
+            Ok(()) => Go::On,
+            Err(e) if self.stopped() => {
+                self.expect_cause(&e, before);
+                Go::Stop
+            }
+            Err(e) => {
+                assert!(self.excused(&e, before), "{e}");
+                Go::On
+            }
+        }
+    }
+}
+
+/// A disk without faults but the latency.
+pub(crate) fn calm() -> Faults {
+    Faults::default()
+}
