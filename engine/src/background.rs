@@ -99,26 +99,30 @@ impl Core {
     }
 
     async fn grow_by(self: Rc<Self>, segments: Run) {
-        let total = self.superblock.borrow().total_blocks;
-        let (start, end) = (segments.start * SEGMENT, (segments.end() * SEGMENT).min(total));
-        let done = self.reactor.submit(Op::Allocate { offset: start * BLOCK, len: (end - start) * BLOCK }).await;
-        let grown = {
-            let mut state = self.state.borrow_mut();
-            match done.result.as_ref().map_err(|e| e.raw_os_error()) {
-                // A file system without fallocate says so; then writes find out whether there is room.
-                Ok(_) | Err(Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) => {
-                    state.space.set_backed(segments);
-                    true
-                }
-                Err(_) => {
-                    state.space.refuse_backing();
-                    false
-                }
-            }
-        };
+        // Where there is no room for many there may be some for one.
+        let one = Run { start: segments.start, len: 1 };
+        let grown = self.back(segments).await || segments.len > 1 && self.back(one).await;
+        if !grown {
+            self.state.borrow_mut().space.refuse_backing(segments.start);
+        }
         self.growing.set(false);
         self.grew.set(grown);
         self.signals.grown.notify();
+    }
+
+    /// Has the file system set room aside for these segments; says whether it did.
+    async fn back(&self, segments: Run) -> bool {
+        let total = self.superblock.borrow().total_blocks;
+        let (start, end) = (segments.start * SEGMENT, (segments.end() * SEGMENT).min(total));
+        let done = self.reactor.submit(Op::Allocate { offset: start * BLOCK, len: (end - start) * BLOCK }).await;
+        match done.result.as_ref().map_err(|e| e.raw_os_error()) {
+            // A file system without fallocate says so; then writes find out whether there is room.
+            Ok(_) | Err(Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) => {
+                self.state.borrow_mut().space.set_backed(segments);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// Walks deleted versions, a few small steps at a time between other work.

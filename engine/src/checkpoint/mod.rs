@@ -28,7 +28,7 @@ use crate::{
     reactor::notify::yield_now,
     sabotage::{Sabotage, broken},
     space::{
-        Purpose, Shortage,
+        Purpose, SEGMENT, Shortage,
         bitmap::Run,
         reach::{Reach, piece_bytes},
     },
@@ -225,7 +225,8 @@ impl Writer {
 
     /// Takes a run of up to `want` blocks, marked as in use both now and in the frozen state.
     async fn take(&self, want: u64, frozen: &mut Frozen) -> Result<Run> {
-        for _ in 0..16 {
+        let (mut attempts, mut asked) = (0, 0);
+        while attempts < 16 {
             let shortage = {
                 let space = &mut self.core.state.borrow_mut().space;
                 match space.reserve_run(want, Purpose::Metadata) {
@@ -238,13 +239,20 @@ impl Writer {
                 }
             };
             match shortage {
-                // Refused, the next try takes whatever room there is.
-                Shortage::Unbacked => drop(self.core.grow().await),
+                // Segment by segment, until one has room or each was refused; also what was refused before.
+                Shortage::Unbacked if asked < self.core.state.borrow().space.capacity() / SEGMENT + 2 => {
+                    if asked == 0 {
+                        self.core.state.borrow_mut().space.retry_backing();
+                    }
+                    asked += 1;
+                    let _more = self.core.grow().await;
+                }
                 Shortage::Releasing if self.core.ring_has_room() => {
+                    attempts += 1;
                     let open = self.core.commit.borrow().open;
                     self.core.committed(open).await?;
                 }
-                Shortage::Releasing | Shortage::Full => break,
+                Shortage::Unbacked | Shortage::Releasing | Shortage::Full => break,
             }
         }
         Err(no_space("no room for metadata: the file system under the pool is full, or a check holds blocks back"))

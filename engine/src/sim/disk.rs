@@ -240,6 +240,8 @@ impl Disk {
             new.trace = state.trace;
             new.counters = state.counters;
             new.position = state.position;
+            // Room that was set aside stays so.
+            new.backed = state.backed.clone();
             new.faults = state.faults.clone();
         }
         next

@@ -81,7 +81,7 @@ pub enum Survivors {
     Only(usize),
     /// Any of them, as the seed says, each whole.
     Random(u64),
-    /// Any of them, as the seed says, some torn between sectors.
+    /// Any of them, as the seed says, some (for every third seed: all) torn between sectors.
     Torn(u64),
 }
 
@@ -171,7 +171,8 @@ impl Media {
                 Survivors::AllBut(n) => i != n,
                 Survivors::Only(n) => i == n,
                 Survivors::Random(_) => rng.below(2) == 0,
-                Survivors::Torn(_) => match rng.below(3) {
+                // Some seeds tear everything: both copies of a superblock, say.
+                Survivors::Torn(seed) => match if seed % 3 == 0 { 2 } else { rng.below(3) } {
                     0 => false,
                     1 => true,
                     _ => {

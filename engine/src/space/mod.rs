@@ -18,7 +18,7 @@
 pub(crate) mod bitmap;
 pub(crate) mod reach;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bitmap::{Bitmap, Run};
 use reach::Reach;
@@ -73,8 +73,8 @@ pub(crate) struct Space {
     backed: Vec<bool>,
     /// Free blocks in backed segments.
     backed_free: u64,
-    /// Segments whose room the file system refused.
-    refused: bool,
+    /// Segments whose room the file system refused: not asked for again for a while.
+    refused: BTreeSet<u64>,
     reserve: u64,
     /// Dirty nodes in memory: each will need a block at the next checkpoint.
     promised: u64,
@@ -115,7 +115,7 @@ impl Space {
             current: Run { start: data_start, len: 0 },
             backed,
             backed_free: 0,
-            refused: false,
+            refused: BTreeSet::new(),
             reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
             promised: 0,
             open: Vec::new(),
@@ -270,20 +270,21 @@ impl Space {
     // ---- growing and giving back ----
 
     fn next_unbacked(&self) -> Option<u64> {
-        if self.refused || !self.thin {
+        if !self.thin {
             return None;
         }
         let first = self.data_start / SEGMENT;
         let last = (self.data_end - 1) / SEGMENT;
         let from = self.cursor / SEGMENT;
-        (from..=last).chain(first..from).find(|&s| !self.backed[s as usize])
+        (from..=last).chain(first..from).find(|&s| !self.backed[s as usize] && !self.refused.contains(&s))
     }
 
     /// Up to `limit` neighbouring segments without room, nearest ahead of the cursor.
     pub(crate) fn segments_to_back(&self, limit: u64) -> Option<Run> {
         let first = self.next_unbacked()?;
         let last = (self.data_end - 1) / SEGMENT;
-        let len = (first..=last).take_while(|&s| !self.backed[s as usize]).take(limit as usize).count() as u64;
+        let open = |s: &u64| !self.backed[*s as usize] && !self.refused.contains(s);
+        let len = (first..=last).take_while(open).take(limit as usize).count() as u64;
         Some(Run { start: first, len })
     }
 
@@ -295,14 +296,15 @@ impl Space {
         self.backed_free = self.count_backed_free();
     }
 
-    /// The file system has no room: do not ask again until something was given back or `retry` is called.
-    pub(crate) fn refuse_backing(&mut self) {
-        self.refused = true;
+    /// The file system has no room for this segment: it is not asked for again until something was given back or `retry_backing` is
+    /// called. Others may have their room already, from before the pool was opened.
+    pub(crate) fn refuse_backing(&mut self, segment: u64) {
+        let _new = self.refused.insert(segment);
     }
 
     /// Growing may be tried again.
     pub(crate) fn retry_backing(&mut self) {
-        self.refused = false;
+        self.refused.clear();
     }
 
     /// Whether growth should begin before it is needed: little is left ahead that is backed and free.
@@ -334,7 +336,7 @@ impl Space {
     /// The room of a segment was given back; its blocks may be used again once it is backed anew.
     pub(crate) fn gave_back(&mut self, segment: u64) {
         let _blocks = self.taken.clear(Run { start: segment * SEGMENT, len: SEGMENT });
-        self.refused = false;
+        self.refused.clear();
     }
 
     // ---- the life of blocks ----

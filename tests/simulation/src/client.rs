@@ -175,7 +175,10 @@ impl Client {
     /// The pool stopped: then the disk must have given cause for it.
     fn expect_cause(&self, error: &Error, before: u64) {
         let room = self.shared.disk.counters().no_room;
-        assert!(excuses(&self.shared.disk) > before || excuses(&self.shared.disk) > 0 || room > 0, "without a cause: {error}");
+        assert!(
+            excuses(&self.shared.disk) > before || excuses(&self.shared.disk) > 0 || room > 0,
+            "without a cause: {error}"
+        );
     }
 
     // ---- the operations ----
@@ -339,8 +342,15 @@ impl Client {
             }
         }
         drop(open);
-        self.written(step, &volume, &pieces, failure, before, sync == SyncMode::Always || fua && sync == SyncMode::Flush)
-            .await
+        self.written(
+            step,
+            &volume,
+            &pieces,
+            failure,
+            before,
+            sync == SyncMode::Always || fua && sync == SyncMode::Flush,
+        )
+        .await
     }
 
     /// The end of writes: what overlapped or failed is read back, and must be old or new.
@@ -377,7 +387,10 @@ impl Client {
             for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR as usize)) {
                 let tag = tag_of(sector, bytes).unwrap_or_else(|e| panic!("{volume}: {e}"));
                 let wrote = pieces.iter().any(|(f, n, t)| (*f..f + n).contains(&sector) && *t == tag);
-                assert!(wrote || old.get(sector) == tag, "{volume}: sector {sector} holds {tag:#x}, neither old nor new");
+                assert!(
+                    wrote || old.get(sector) == tag,
+                    "{volume}: sector {sector} holds {tag:#x}, neither old nor new"
+                );
                 settled.push((sector, tag));
             }
         }
@@ -417,7 +430,11 @@ impl Client {
         let volume = self.pick();
         let (size, _) = self.live_of(&volume);
         let (first, count) = self.range(size);
-        if self.below(2) == 0 { self.write(volume, vec![(first, count, 0)], false).await } else { self.discard(volume, first, count).await }
+        if self.below(2) == 0 {
+            self.write(volume, vec![(first, count, 0)], false).await
+        } else {
+            self.discard(volume, first, count).await
+        }
     }
 
     async fn discard_much(&self) -> Go {
@@ -470,7 +487,10 @@ impl Client {
                 for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR as usize)) {
                     let tag = tag_of(sector, bytes).unwrap_or_else(|e| panic!("{volume} {snapshot:?}: {e}"));
                     let expected = content.get(sector);
-                    assert!(tag == expected, "{volume} {snapshot:?}: sector {sector} reads {tag:#x}, not {expected:#x}");
+                    assert!(
+                        tag == expected,
+                        "{volume} {snapshot:?}: sector {sector} reads {tag:#x}, not {expected:#x}"
+                    );
                 }
             }
             Err(e) => assert!(self.excused(&e, before), "{volume} {snapshot:?}: {e}"),
@@ -506,6 +526,16 @@ impl Client {
             }
         }
         Go::On
+    }
+
+    /// Small writes, each with a commit of its own: so many groups in the journal.
+    pub(crate) async fn write_flushed(&self, groups: u64) {
+        for _ in 0..groups {
+            let volume = self.pick();
+            let first = self.below(1000);
+            let _go = self.write(volume, vec![(first, 8, self.tag())], true).await;
+            let _go = self.flush().await;
+        }
     }
 
     // ---- versions ----
@@ -587,7 +617,10 @@ impl Client {
         let end = self.live_of(&volume).0 / SECTOR;
         for sector in old.sectors().keys().chain(new.sectors().keys()).filter(|s| **s < end) {
             let listed = changed.contains_key(&(sector / PER_BLOCK));
-            assert!(listed || old.get(*sector) == new.get(*sector), "{from} {to}: sector {sector} is not in the difference");
+            assert!(
+                listed || old.get(*sector) == new.get(*sector),
+                "{from} {to}: sector {sector} is not in the difference"
+            );
         }
         for (block, kind) in changed {
             let mut sectors = new.sectors().range(block * PER_BLOCK..(block + 1) * PER_BLOCK);

@@ -125,7 +125,8 @@ fn subsets(replay: &Replay<'_>, rng: &mut Rng) -> Vec<Survivors> {
     if unsynced == 0 {
         return vec![Survivors::All];
     }
-    let mut all = vec![Survivors::All, Survivors::None, Survivors::Torn(rng.next_u64())];
+    let torn = rng.next_u64();
+    let mut all = vec![Survivors::All, Survivors::None, Survivors::Torn(torn), Survivors::Torn(torn / 3 * 3)];
     if unsynced > 1 {
         // Each one missing; of very many, some.
         let step = (unsynced / 6).max(1);

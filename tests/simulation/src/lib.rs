@@ -2,8 +2,11 @@
 
 mod choices;
 mod client;
+pub mod damage;
 pub mod explore;
 mod history;
 mod model;
+pub mod nets;
 pub mod simulate;
+pub mod soak;
 mod verify;

@@ -38,7 +38,11 @@ pub(crate) fn tag_of(sector: u64, bytes: &[u8]) -> Result<u64, String> {
     let tag = words.first().map_or(0, |w| u64::from_le_bytes(*w));
     let mut expected = [0; SECTOR as usize];
     fill(&mut expected, sector, tag);
-    if bytes == expected { Ok(tag) } else { Err(format!("sector {sector} is torn or from elsewhere (begins with {tag:#x})")) }
+    if bytes == expected {
+        Ok(tag)
+    } else {
+        Err(format!("sector {sector} is torn or from elsewhere (begins with {tag:#x})"))
+    }
 }
 
 /// A buffer of `count` sectors from `first` on.
@@ -117,19 +121,50 @@ pub(crate) struct Family {
 pub(crate) enum Effect {
     /// Nothing that can be seen.
     None,
-    Create { name: String, size: u64, sync: SyncMode },
+    Create {
+        name: String,
+        size: u64,
+        sync: SyncMode,
+    },
     /// Several writes in flight at once: first sector, number of sectors, tag (0: zeros).
-    Write { volume: String, pieces: Vec<(u64, u64, u64)> },
+    Write {
+        volume: String,
+        pieces: Vec<(u64, u64, u64)>,
+    },
     /// What sectors turned out to hold after writes that overlapped or failed.
-    Settled { volume: String, sectors: Vec<(u64, u64)> },
+    Settled {
+        volume: String,
+        sectors: Vec<(u64, u64)>,
+    },
     /// One moment for several volumes.
-    Snapshot { taken: Vec<(String, String)> },
-    Clone { volume: String, snapshot: String, name: String, size: u64 },
-    Revert { volume: String, snapshot: String },
-    DeleteSnapshot { volume: String, snapshot: String },
-    DeleteVolume { name: String },
-    Resize { name: String, size: u64 },
-    Rename { from: String, to: String },
+    Snapshot {
+        taken: Vec<(String, String)>,
+    },
+    Clone {
+        volume: String,
+        snapshot: String,
+        name: String,
+        size: u64,
+    },
+    Revert {
+        volume: String,
+        snapshot: String,
+    },
+    DeleteSnapshot {
+        volume: String,
+        snapshot: String,
+    },
+    DeleteVolume {
+        name: String,
+    },
+    Resize {
+        name: String,
+        size: u64,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
 }
 
 impl Effect {
@@ -228,7 +263,10 @@ impl Family {
     pub(crate) fn explain(&self, other: &Self) -> String {
         for name in self.volumes.keys().chain(other.volumes.keys()) {
             let (Some(a), Some(b)) = (self.volumes.get(name), other.volumes.get(name)) else {
-                return format!("volume {name} is in one of them only (expected: {})", other.volumes.contains_key(name));
+                return format!(
+                    "volume {name} is in one of them only (expected: {})",
+                    other.volumes.contains_key(name)
+                );
             };
             if a.size != b.size {
                 return format!("volume {name} has {} bytes, expected {}", a.size, b.size);

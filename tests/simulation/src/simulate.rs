@@ -281,7 +281,8 @@ impl World {
         self.disk.set_faults(calm());
         let (world, mut rng) = (self.copy(), rng.fork());
         let ended = sim::run(&self.disk, move |machine| async move {
-            let pool = machine.open_pool(OpenOptions::new()).await.map_err(|e| format!("opening on a calm disk: {e}"))?;
+            let pool =
+                machine.open_pool(OpenOptions::new()).await.map_err(|e| format!("opening on a calm disk: {e}"))?;
             world.take_stock(&machine, &pool).await?;
             check_clean(&pool, true, "on a calm disk").await?;
             world.everybody(&machine, &pool, 20, &mut rng).await;
