@@ -50,9 +50,9 @@ impl LocalPool {
 
     /// New versions need table pages; a full pool refuses them before anything changes.
     fn room_for_versions(&self, count: u64) -> Result<()> {
-        self.core.update_promise();
-        let state = self.core.state.borrow();
-        if state.space.free() < state.space.reserve() / 4 + count {
+        let mut state = self.core.state.borrow_mut();
+        if state.is_short_of_nodes() || state.space.free() < state.space.reserve() / 4 + count {
+            drop(state);
             return Err(no_space(format!("{}: no room for the metadata of new versions", self.core.full())));
         }
         if state.lineage.epoch.0 == u32::MAX {
@@ -555,16 +555,15 @@ impl LocalPool {
     pub async fn wait_deleted(&self) -> Result<()> {
         loop {
             self.writable()?;
-            let errors = self.core.state.borrow().checksum_errors;
+            let _before = self.core.deletion_failed.take();
             let signal = self.core.signals.deletion_idle.notified();
             if self.core.state.borrow().lineage.counts().2 == 0 {
                 break;
             }
             self.core.signals.deletion.notify();
             signal.await;
-            let state = self.core.state.borrow();
-            if state.checksum_errors > errors && state.lineage.counts().2 > 0 {
-                return Err(crate::error::corrupt("deletion met damaged metadata: see the pool's events"));
+            if let Some(error) = self.core.deletion_failed.take() {
+                return Err(error.within("background deletion stopped, and tries again in a minute"));
             }
         }
         self.checkpoint().await

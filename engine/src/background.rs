@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use crate::{
     core::Core,
-    error::Result,
+    error::{ErrorKind, Result},
     info::Event,
     reactor::notify::yield_now,
     space::{Purpose, SEGMENT, Shortage, bitmap::Run},
@@ -21,6 +21,8 @@ const GROW_SEGMENTS: u64 = 16;
 const STEPS_PER_TURN: usize = 4;
 /// Empty segments given back at each tick at most: 64 MiB.
 const PUNCH_PER_TICK: usize = 16;
+/// How long background deletion rests after an error.
+const DELETION_RETRY: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
 /// Overwritten shared blocks after which branch points are worth pruning again.
 const PRUNE_AFTER: u64 = 16_384;
@@ -79,9 +81,7 @@ impl Core {
 
     /// Tells the space how many blocks the next checkpoint will need at most.
     pub(crate) fn update_promise(&self) {
-        let mut state = self.state.borrow_mut();
-        let nodes = state.nodes.dirty_count() as u64;
-        state.space.set_promised(nodes + 64);
+        self.state.borrow_mut().update_promise();
     }
 
     /// Has the file system set room aside ahead of the cursor; says whether there is more room now.
@@ -140,8 +140,12 @@ impl Core {
                     signal.await;
                 }
                 Err(error) => {
-                    // A damaged node keeps its version from being freed; the space stays in use, nothing else suffers.
-                    self.corruption(&format!("background deletion stopped: {error}"));
+                    // A node that cannot be read keeps its version from being freed: the space stays in use, nothing else suffers.
+                    if error.kind() == ErrorKind::Corrupt {
+                        self.corruption(&format!("background deletion stopped: {error}"));
+                    }
+                    self.deletion_failed.borrow_mut().replace(error);
+                    self.deletion_retry.set(Some(self.reactor.now() + DELETION_RETRY));
                     self.signals.deletion_idle.notify();
                     signal.await;
                 }
@@ -151,8 +155,16 @@ impl Core {
 
     async fn deletion_turn(self: &Rc<Self>) -> Result<bool> {
         for _ in 0..STEPS_PER_TURN {
-            self.admit().await?;
-            match self.step(|state| state.deletion_step()).await? {
+            // Pruning changes nodes: on a full pool a checkpoint comes first, so that it finds blocks for them.
+            let short = {
+                let mut state = self.state.borrow_mut();
+                state.lineage.prunes_next() && state.is_short_of_nodes()
+            };
+            if short {
+                self.checkpoint().await?;
+                self.commit_twice().await?;
+            }
+            match self.change(|state| state.deletion_step()).await? {
                 Deletion::Idle => return Ok(false),
                 Deletion::Progress => {}
             }
@@ -207,12 +219,19 @@ impl Core {
                 self.want_checkpoint();
             }
             self.state.borrow_mut().space.retry_backing();
+            if self.deletion_retry.get().is_some_and(|at| now >= at) {
+                self.deletion_retry.set(None);
+                self.signals.deletion.notify();
+            }
             self.prune_branches();
             quiet_ticks = if pending { 0 } else { quiet_ticks + 1 };
             // Space is given back when nobody is writing, so that a steady load reuses it instead.
             if quiet_ticks >= 4 {
                 self.give_back().await;
-                self.count_one().await;
+                if !self.counting.replace(true) {
+                    let core = self.clone();
+                    self.reactor.spawn(async move { core.count_one().await }).detach();
+                }
             }
         }
     }
@@ -251,6 +270,11 @@ impl Core {
 
     /// Counts the data blocks of one version whose count a large discard left open.
     async fn count_one(self: &Rc<Self>) {
+        self.count_next().await;
+        self.counting.set(false);
+    }
+
+    async fn count_next(self: &Rc<Self>) {
         let next = self.state.borrow().lineage.iter().find(|v| v.recount && v.state != State::Deleting).map(|v| v.id);
         let Some(id) = next else { return };
         self.state.borrow_mut().counting = Some((id, 0, 0));

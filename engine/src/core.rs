@@ -91,7 +91,12 @@ pub(crate) struct Core {
     pub(crate) growing: Cell<bool>,
     /// How the last growing ended.
     pub(crate) grew: Cell<bool>,
-    pub(crate) closing: Cell<bool>,
+    /// Blocks of a version are being counted.
+    pub(crate) counting: Cell<bool>,
+    /// When background deletion, which an error has stopped, tries again.
+    pub(crate) deletion_retry: Cell<Option<Duration>>,
+    /// Why background deletion stopped last.
+    pub(crate) deletion_failed: RefCell<Option<Error>>,
     /// A check holds back the reuse of blocks; it gives way when space runs out.
     pub(crate) check_running: Cell<bool>,
     pub(crate) check_yield: Cell<bool>,
@@ -162,6 +167,18 @@ impl Core {
     /// Runs a synchronous step, loading the nodes that it asks for, until it succeeds.
     pub(crate) async fn step<T>(self: &Rc<Self>, mut f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
         loop {
+            let result = f(&mut self.state.borrow_mut());
+            match result {
+                Ok(value) => return Ok(value),
+                Err(missing) => self.load(missing).await?,
+            }
+        }
+    }
+
+    /// Runs a step that changes something, with room for its record and its nodes: what waits for nodes is let in anew.
+    pub(crate) async fn change<T>(self: &Rc<Self>, mut f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
+        loop {
+            self.admit().await?;
             let result = f(&mut self.state.borrow_mut());
             match result {
                 Ok(value) => return Ok(value),

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result, no_space},
     reactor::notify::{Sender, channel},
     sabotage::{Sabotage, broken},
-    space::{Purpose, Shortage, bitmap::Run},
+    space::{Purpose, Shortage, Space, bitmap::Run},
     storage::{MAX_PARTS, Part},
     units::{BLOCK, BLOCK_SIZE},
 };
@@ -22,6 +22,8 @@ const LONGEST: u64 = 256;
 struct Item {
     part: Part,
     purpose: Purpose,
+    /// Nodes that it will dirty at most, as long as they are not counted.
+    nodes: u64,
     waiting: Rc<RefCell<Waiting>>,
 }
 
@@ -32,12 +34,14 @@ type Outcome = Result<Reserved, Failure>;
 pub(crate) struct Reserved {
     core: Rc<Core>,
     pub(crate) runs: Vec<Run>,
+    /// Nodes that are counted for these blocks until they are in use.
+    nodes: u64,
 }
 
 impl Reserved {
     /// Nothing.
     pub(crate) fn new(core: &Rc<Core>) -> Self {
-        Self { core: core.clone(), runs: Vec::new() }
+        Self { core: core.clone(), runs: Vec::new(), nodes: 0 }
     }
 
     /// The first `n` blocks are in use now.
@@ -54,6 +58,7 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         let mut state = self.core.state.borrow_mut();
+        state.space.expect_no_more(self.nodes);
         for run in self.runs.drain(..) {
             state.space.forfeit(run);
         }
@@ -69,6 +74,8 @@ enum Failure {
 /// One caller, shared by the writes that its blocks were split over.
 struct Waiting {
     runs: Vec<Run>,
+    /// Nodes that are counted for it.
+    nodes: u64,
     failure: Option<Failure>,
     /// Writes under way, plus one while a rest is queued.
     outstanding: usize,
@@ -89,7 +96,8 @@ struct Batch {
 }
 
 /// Takes items from the queue until `run` is full or the queue is empty. An item that is only partly placed keeps its rest at the front.
-fn fill(queue: &mut VecDeque<Item>, run: Run) -> Batch {
+/// Its nodes are counted with its first blocks.
+fn fill(queue: &mut VecDeque<Item>, run: Run, space: &mut Space) -> Batch {
     let mut batch = Batch { run: Run { start: run.start, len: 0 }, parts: Vec::new(), callers: Vec::new() };
     while batch.run.len < run.len && batch.parts.len() < MAX_PARTS {
         let Some(mut item) = queue.pop_front() else { break };
@@ -101,6 +109,9 @@ fn fill(queue: &mut VecDeque<Item>, run: Run) -> Batch {
         batch.callers.push(item.waiting.clone());
         item.part.range.start += bytes;
         let mut waiting = item.waiting.borrow_mut();
+        let nodes = std::mem::take(&mut item.nodes);
+        space.expect_nodes(nodes);
+        waiting.nodes += nodes;
         waiting.runs.push(placed);
         if item.part.range.is_empty() {
             // What stood for the queued rest now stands for this write.
@@ -113,15 +124,31 @@ fn fill(queue: &mut VecDeque<Item>, run: Run) -> Batch {
     batch
 }
 
+/// Blocks that the first items of the queue need, as far as there is room for them and for the nodes that they will dirty.
+fn wanted(queue: &VecDeque<Item>, purpose: Purpose, room: u64) -> u64 {
+    let (mut blocks, mut nodes) = (0, 0);
+    for item in queue.iter().take(MAX_PARTS).take_while(|i| i.purpose == purpose) {
+        nodes += item.nodes;
+        let left = room.saturating_sub(blocks + nodes);
+        let need = (item.part.range.len() / BLOCK_SIZE) as u64;
+        blocks += need.min(left);
+        if left < need {
+            break;
+        }
+    }
+    blocks
+}
+
 impl Core {
     /// Writes `part` (whole blocks) to newly reserved blocks and says which. The caller acquires or forfeits them.
-    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose) -> Result<Reserved> {
+    /// `nodes` is how many nodes that will dirty at most: until then the next checkpoint's blocks are kept back.
+    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose, nodes: u64) -> Result<Reserved> {
         let mut attempts = 0;
         loop {
             let (reply, outcome) = channel();
-            let waiting = Waiting { runs: Vec::new(), failure: None, outstanding: 1, reply: Some(reply) };
+            let waiting = Waiting { runs: Vec::new(), nodes: 0, failure: None, outstanding: 1, reply: Some(reply) };
             let waiting = Rc::new(RefCell::new(waiting));
-            self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, waiting });
+            self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, nodes, waiting });
             match outcome.await {
                 Ok(reserved) => return Ok(reserved),
                 Err(Failure::Io(error)) => return Err(error),
@@ -170,12 +197,16 @@ impl Core {
         loop {
             let mut gather = self.gather.borrow_mut();
             let purpose = gather.queue.front()?.purpose;
-            let same = gather.queue.iter().take(MAX_PARTS).take_while(|i| i.purpose == purpose);
-            let want: u64 = same.map(|i| (i.part.range.len() / BLOCK_SIZE) as u64).sum();
             let mut state = self.state.borrow_mut();
-            match state.space.reserve_run(want.min(LONGEST), purpose) {
+            let want = wanted(&gather.queue, purpose, state.space.room(purpose));
+            let reserved = if want == 0 {
+                Err(state.space.shortage())
+            } else {
+                state.space.reserve_run(want.min(LONGEST), purpose)
+            };
+            match reserved {
                 Ok(run) => {
-                    let batch = fill(&mut gather.queue, run);
+                    let batch = fill(&mut gather.queue, run, &mut state.space);
                     let unused = Run { start: batch.run.end(), len: run.len - batch.run.len };
                     if unused.len > 0 {
                         state.space.forfeit(unused);
@@ -214,7 +245,11 @@ impl Core {
             return;
         }
         let Some(reply) = waiting.reply.take() else { return };
-        let reserved = Reserved { core: self.clone(), runs: std::mem::take(&mut waiting.runs) };
+        let reserved = Reserved {
+            core: self.clone(),
+            runs: std::mem::take(&mut waiting.runs),
+            nodes: std::mem::take(&mut waiting.nodes),
+        };
         reply.send(match waiting.failure.take() {
             None => Ok(reserved),
             Some(failure) => Err(failure),

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -43,6 +43,8 @@ struct Inner {
     next_handle: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
     ended: Mutex<Ended>,
+    /// The pool was closed with everything durable.
+    closed_well: AtomicBool,
 }
 
 /// Who waits for the reactor's end.
@@ -112,6 +114,7 @@ impl Pool {
             next_handle: AtomicU64::new(1),
             thread: Mutex::new(None),
             ended: Mutex::new(Ended::Waiting(Vec::new())),
+            closed_well: AtomicBool::new(false),
         });
         let (ready, opened) = oneshot::channel();
         let weak = Arc::downgrade(&inner);
@@ -374,7 +377,15 @@ impl Pool {
             // Sent, or dropped with the list: the thread has ended in both cases.
             let _ended = ended.await;
         }
-        outcome.unwrap_or(Ok(()))
+        match outcome {
+            Ok(result) => {
+                self.inner.closed_well.fetch_or(result.is_ok(), Ordering::SeqCst);
+                result
+            }
+            // Closed before, by another handle.
+            Err(_) if self.inner.closed_well.load(Ordering::SeqCst) => Ok(()),
+            Err(gone) => Err(gone),
+        }
     }
 }
 
@@ -382,10 +393,8 @@ impl LocalPool {
     /// The end: everything durable, then the reactor stops after this turn.
     async fn shut_down(self) -> Result<()> {
         let core = self.core;
-        core.closing.set(true);
         OPEN.with_borrow_mut(FxHashMap::clear);
-        let outcome =
-            if core.opened_read_only || core.latch.borrow().is_some() { Ok(()) } else { core.checkpoint().await };
+        let outcome = if core.opened_read_only { Ok(()) } else { core.checkpoint().await };
         core.reactor.stop();
         outcome
     }

@@ -301,6 +301,20 @@ async fn read_superblock(reactor: &Reactor, size: u64, path: &Path) -> Result<(S
     {
         return Err(unsupported(format!("{}: {error}", path.display())));
     }
+    // Damage is told from a write that was cut short by the other copy. What cannot be read may be the newest there is: the
+    // device has to be mended first, or acknowledged writes would be lost without a word.
+    let unreadable = |slot: u32| faults.iter().any(|(s, e)| *s == slot && e.kind() == ErrorKind::Io);
+    if (unreadable(0) && unreadable(2)) || (unreadable(1) && unreadable(3)) {
+        let reason =
+            faults.iter().find(|(_, e)| e.kind() == ErrorKind::Io).map(|(_, e)| e.to_string()).unwrap_or_default();
+        return Err(Error::new(
+            ErrorKind::Io,
+            format!(
+                "{}: both copies of a superblock cannot be read ({reason}): mend the device, then try again",
+                path.display()
+            ),
+        ));
+    }
     let Some(best) = valid.iter().max_by_key(|sb| sb.checkpoint).cloned() else {
         let reason = faults.first().map(|(_, e)| e.to_string()).unwrap_or_default();
         let kind = if faults.iter().any(|(_, e)| e.kind() == ErrorKind::Corrupt) {
@@ -393,7 +407,9 @@ fn build(
         committing: Cell::new(false),
         growing: Cell::new(false),
         grew: Cell::new(false),
-        closing: Cell::new(false),
+        counting: Cell::new(false),
+        deletion_retry: Cell::new(None),
+        deletion_failed: RefCell::default(),
         check_running: Cell::new(false),
         check_yield: Cell::new(false),
         locked_blocks: RefCell::default(),
@@ -609,16 +625,23 @@ impl Core {
                 core.send_gathered();
             }
         })));
-        self.reactor.spawn(self.clone().tick_task()).detach();
         if self.opened_read_only {
+            self.reactor.spawn(self.clone().tick_task()).detach();
             return Ok(());
         }
+        // After the end of a process, what was read may be in the device's cache only. Nothing that builds on it may outlive it.
+        self.sync().await?;
         if close_journal {
             self.close_journal().await?;
         }
-        self.reactor.spawn(self.clone().commit_task()).detach();
+        // A ring that is rather full is emptied before anything else can write a record: the state is frozen without a group.
+        if self.commit.borrow().ring.used() * 2 > self.commit.borrow().ring.blocks {
+            self.want_checkpoint();
+        }
         self.reactor.spawn(self.clone().checkpoint_task()).detach();
+        self.reactor.spawn(self.clone().commit_task()).detach();
         self.reactor.spawn(self.clone().deletion_task()).detach();
+        self.reactor.spawn(self.clone().tick_task()).detach();
         Ok(())
     }
 }

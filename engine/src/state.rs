@@ -67,6 +67,18 @@ impl State {
         self.space.set_replaying(on);
     }
 
+    /// Tells the space how many blocks the next checkpoint will need at most.
+    pub(crate) fn update_promise(&mut self) {
+        let nodes = self.nodes.dirty_count() as u64;
+        self.space.set_promised(nodes + 64);
+    }
+
+    /// Whether changes that need new nodes, and perhaps free nothing, should wait for a checkpoint.
+    pub(crate) fn is_short_of_nodes(&mut self) -> bool {
+        self.update_promise();
+        self.space.is_short_of_nodes()
+    }
+
     pub(crate) fn event(&mut self, event: Event) {
         self.events.push_back((self.next_event, event));
         self.next_event += 1;

@@ -249,13 +249,29 @@ impl Writer {
                 }
                 Shortage::Releasing if self.core.ring_has_room() => {
                     attempts += 1;
-                    let open = self.core.commit.borrow().open;
-                    self.core.committed(open).await?;
+                    if self.core.check_running.get() {
+                        self.core.check_yield.set(true);
+                    }
+                    self.commit_while_there_is_room().await?;
                 }
                 Shortage::Unbacked | Shortage::Releasing | Shortage::Full => break,
             }
         }
         Err(no_space("no room for metadata: the file system under the pool is full, or a check holds blocks back"))
+    }
+
+    /// Waits for a commit, unless that waits for this checkpoint to make room in the ring.
+    async fn commit_while_there_is_room(&self) -> Result<()> {
+        let target = self.core.commit.borrow().open;
+        loop {
+            let signal = self.core.signals.committed.notified();
+            if self.core.commit.borrow().committed >= target || !self.core.ring_has_room() {
+                return Ok(());
+            }
+            self.core.writable()?;
+            self.core.want_commit();
+            signal.await;
+        }
     }
 
     fn release(&self, pointer: Pointer, frozen: &mut Frozen) {

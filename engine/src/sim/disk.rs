@@ -143,14 +143,19 @@ impl Disk {
     /// A disk that holds `image`, all of it durable.
     #[must_use]
     pub fn from_image(image: Image, seed: u64) -> Self {
+        Self::from_media(Media::new(image), seed)
+    }
+
+    pub(super) fn from_media(media: Media, seed: u64) -> Self {
+        let image = media.visible();
         let backed = (0..image.blocks()).filter(|b| image.get(*b).is_some()).map(|b| b / SEGMENT).collect();
         let state = State {
             damage: Damage::default(),
-            media: Media::new(image.clone()),
+            next_id: media.last_id(),
+            media,
             visible: image,
             rng: Rng::new(seed),
             now: Duration::ZERO,
-            next_id: 0,
             in_flight: BTreeMap::new(),
             faults: Faults::default(),
             recording: None,
@@ -230,9 +235,26 @@ impl Disk {
     /// would be in order is whole again (see the head of this module).
     #[must_use]
     pub fn crash(&self, survivors: Survivors) -> Self {
+        let media = Media::new(self.state.borrow().media.crash(survivors));
+        self.after(media)
+    }
+
+    /// The disk after the end of the process, with the machine still running: what was in flight is done or never will be, and nothing
+    /// more is durable than was.
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        let media = {
+            let mut state = self.state.borrow_mut();
+            let mut rng = state.rng.fork();
+            state.media.kill(&mut rng)
+        };
+        self.after(media)
+    }
+
+    fn after(&self, media: Media) -> Self {
         let mut state = self.state.borrow_mut();
         let seed = state.rng.next_u64();
-        let next = Self::from_image(state.media.crash(survivors), seed);
+        let next = Self::from_media(media, seed);
         {
             let mut new = next.state.borrow_mut();
             new.damage = state.damage.after_crash();

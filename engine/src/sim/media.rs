@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rng::Rng;
+use super::{disk::Disk, rng::Rng};
 use crate::units::{BLOCK_SIZE, SECTOR};
 
 /// The bytes of a block; `None` is all zeros.
@@ -108,6 +108,11 @@ impl Media {
         Self { durable, unsynced: Vec::new(), syncs: Vec::new() }
     }
 
+    /// Number of the last write.
+    pub(super) fn last_id(&self) -> u64 {
+        self.unsynced.iter().map(|w| w.id).max().unwrap_or(0)
+    }
+
     pub(super) fn apply(&mut self, event: &Event) {
         match event {
             Event::Start(write) => self.unsynced.push(write.clone()),
@@ -145,6 +150,16 @@ impl Media {
     pub(super) fn sync_failed(&mut self, id: u64, rng: &mut Rng) {
         let covered = self.take_sync(id);
         self.unsynced.retain(|w| !covered.contains(&w.id) || rng.below(2) == 0);
+    }
+
+    /// The end of a process: what was in flight is done, or never will be; what was not durable still is not.
+    pub(super) fn kill(&self, rng: &mut Rng) -> Self {
+        let mut unsynced = self.unsynced.clone();
+        unsynced.retain_mut(|w| {
+            w.done = w.done || rng.below(2) == 0;
+            w.done
+        });
+        Self { durable: self.durable.clone(), unsynced, syncs: Vec::new() }
     }
 
     /// What reads see now: completed writes, durable or not.
@@ -272,6 +287,12 @@ impl Replay<'_> {
     #[must_use]
     pub fn unsynced(&self) -> usize {
         self.media.unsynced.len()
+    }
+
+    /// The disk as the end of the process now leaves it: nothing more is durable than was.
+    #[must_use]
+    pub fn kill(&self, seed: u64) -> Disk {
+        Disk::from_media(self.media.kill(&mut Rng::new(seed)), seed)
     }
 
     /// What a crash now leaves.

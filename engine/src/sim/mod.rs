@@ -8,6 +8,7 @@
 //! - **Power cut** ([`Disk::crash`]). Writes that were completed before a sync was submitted, and that sync completed: are there. Of all
 //!   other writes, in flight or answered, any subset is there ([`Survivors`]), each whole, or torn between sectors of 512 bytes, or
 //!   some of its blocks. A punched range is a write of zeros.
+//! - **Process kill** ([`Disk::kill`]). What was in flight is done or not; what was answered is there, but no more durable than it was.
 //! - **Read errors.** `EIO`, for that one try.
 //! - **Write errors.** `EIO`, with the first few blocks of the write on the disk or none; *short writes*: a byte count below what was asked.
 //! - **Failed syncs.** `EIO`; any subset of what the sync should have made durable is lost at once, for readers too.

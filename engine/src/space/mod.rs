@@ -78,6 +78,8 @@ pub(crate) struct Space {
     reserve: u64,
     /// Dirty nodes in memory: each will need a block at the next checkpoint.
     promised: u64,
+    /// Nodes that writes under way will dirty at most.
+    expected: u64,
     open: Vec<Run>,
     sealed: VecDeque<Released>,
     nodes_open: Vec<Run>,
@@ -118,6 +120,7 @@ impl Space {
             refused: BTreeSet::new(),
             reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
             promised: 0,
+            expected: 0,
             open: Vec::new(),
             sealed: VecDeque::new(),
             nodes_open: Vec::new(),
@@ -163,8 +166,8 @@ impl Space {
     fn floor(&self, purpose: Purpose) -> u64 {
         match purpose {
             Purpose::Data if broken(Sabotage::NoReserve) => 0,
-            Purpose::Data => self.promised + self.reserve,
-            Purpose::Overwrite => self.promised + self.reserve / 2,
+            Purpose::Data => self.promised + self.expected + self.reserve,
+            Purpose::Overwrite => self.promised + self.expected + self.reserve / 2,
             Purpose::Metadata => 0,
         }
     }
@@ -176,16 +179,36 @@ impl Space {
 
     // ---- reserving ----
 
+    /// Blocks that may be handed out now.
+    pub(crate) fn room(&self, purpose: Purpose) -> u64 {
+        // What is kept back has its room in the file already: a full file system must not find a checkpoint without blocks.
+        self.backed_free.saturating_sub(self.floor(purpose))
+    }
+
+    /// Why there is no room.
+    pub(crate) fn shortage(&self) -> Shortage {
+        match self.next_unbacked() {
+            Some(_) => Shortage::Unbacked,
+            None if self.releasing + self.reserved > 0 => Shortage::Releasing,
+            None => Shortage::Full,
+        }
+    }
+
+    /// Writes that got their blocks will dirty so many nodes; hand the number back to [`Space::expect_no_more`].
+    pub(crate) fn expect_nodes(&mut self, nodes: u64) {
+        self.expected += nodes;
+    }
+
+    /// These nodes are dirty now, or will not be.
+    pub(crate) fn expect_no_more(&mut self, nodes: u64) {
+        self.expected -= nodes;
+    }
+
     /// Hands out one run of 1 to `want` blocks ahead of the cursor.
     pub(crate) fn reserve_run(&mut self, want: u64, purpose: Purpose) -> Result<Run, Shortage> {
-        // What is kept back has its room in the file already: a full file system must not find a checkpoint without blocks.
-        let room = self.backed_free.saturating_sub(self.floor(purpose));
+        let room = self.room(purpose);
         if room == 0 {
-            return Err(match self.next_unbacked() {
-                Some(_) => Shortage::Unbacked,
-                None if self.releasing + self.reserved > 0 => Shortage::Releasing,
-                None => Shortage::Full,
-            });
+            return Err(self.shortage());
         }
         if self.current.len == 0 || !self.taken.all_clear(Run { start: self.current.start, len: 1 }) {
             self.current = self.next_run()?;
@@ -375,7 +398,7 @@ impl Space {
 
     /// Whether changes that need new nodes, and perhaps free nothing, should wait for a checkpoint.
     pub(crate) fn is_short_of_nodes(&self) -> bool {
-        self.free() < self.promised + self.reserve / 4
+        self.free() < self.promised + self.expected + self.reserve / 4
     }
 
     /// A data block is no longer in use; its record belongs to the open group.

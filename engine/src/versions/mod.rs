@@ -164,6 +164,11 @@ pub(crate) struct Lineage {
 }
 
 impl Lineage {
+    /// Whether the walk at the front of the queue takes data out of a tree that stays.
+    pub(crate) fn prunes_next(&self) -> bool {
+        self.front_of_queue().is_some_and(|v| self.children(v.id).len() >= 2)
+    }
+
     pub(crate) fn new(epoch: Epoch, next_version: u64, next_volume: u64, next_deletion: u64) -> Self {
         Self {
             versions: FxHashMap::default(),

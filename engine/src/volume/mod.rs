@@ -64,6 +64,15 @@ pub struct LocalVolume {
     attachment: Rc<Attachment>,
 }
 
+/// How an attempt to merge sectors into a block ended.
+enum Merged {
+    Done,
+    /// The block has changed meanwhile: read it again.
+    Changed,
+    /// Nodes would use up what the next checkpoint needs.
+    NoRoom,
+}
+
 /// Gives up a block lock when it is dropped.
 struct BlockLock<'a> {
     core: &'a Core,
@@ -223,32 +232,39 @@ impl LocalVolume {
             let mut reserved = Reserved::new(&core);
             if !is_zero(&buf) {
                 let purpose = self.purpose(block, 1).await?;
-                reserved = core.write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose).await?;
+                reserved = core
+                    .write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose, self.nodes_for(block, 1))
+                    .await?;
             }
             let place = reserved.runs.first().map(|r| r.start);
             let done = core
-                .step(|state| {
+                .change(|state| {
                     let live = match self.live_in(state, volume, block + 1) {
                         Ok(live) => live,
                         Err(error) => return Ok(Err(error)),
                     };
-                    let Some(version) = state.lineage.get(live) else { return Ok(Ok(false)) };
+                    let Some(version) = state.lineage.get(live) else { return Ok(Ok(Merged::Changed)) };
                     let mut now = Vec::with_capacity(1);
                     lookup::range(&state.nodes, tree_of(version), block, 1, &mut now)?;
                     if now.first() != Some(&expected) && !broken(Sabotage::StaleMerge) {
-                        return Ok(Ok(false));
+                        return Ok(Ok(Merged::Changed));
                     }
                     match place {
                         Some(place) => state.write(live, block, place, &crc)?,
                         None if expected.is_hole() => {}
+                        None if state.is_short_of_nodes() => return Ok(Ok(Merged::NoRoom)),
                         None => state.clear_leaf(live, block, block + 1)?,
                     }
-                    Ok(Ok(true))
+                    Ok(Ok(Merged::Done))
                 })
                 .await??;
-            if done {
-                reserved.runs.clear();
-                return Ok(());
+            match done {
+                Merged::Done => {
+                    reserved.runs.clear();
+                    return Ok(());
+                }
+                Merged::Changed => {}
+                Merged::NoRoom => self.room_for_nodes().await?,
             }
         }
     }
@@ -308,13 +324,14 @@ impl LocalVolume {
         for bytes in part.bytes().chunks_exact(BLOCK_SIZE) {
             crcs.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         }
-        let mut reserved = core.write_new(part, purpose).await?;
+        let nodes = self.nodes_for(block, (part.range.len() / BLOCK_SIZE) as u64);
+        let mut reserved = core.write_new(part, purpose, nodes).await?;
         let mut done = 0u64;
         while let Some(run) = reserved.runs.first().copied() {
             let at = block + done;
             let n = run.len.min(256 - at % 256);
             let crcs = &crcs[done as usize * 4..(done + n) as usize * 4];
-            core.step(|state| match self.live_in(state, volume, at + n) {
+            core.change(|state| match self.live_in(state, volume, at + n) {
                 Ok(live) => state.write(live, at, run.start, crcs).map(Ok),
                 Err(error) => Ok(Err(error)),
             })
@@ -322,11 +339,15 @@ impl LocalVolume {
             // Before anything is awaited: whoever drops this future now must not take back what the tree refers to.
             reserved.advance(n);
             done += n;
-            if !reserved.runs.is_empty() {
-                core.admit().await?;
-            }
         }
         Ok(())
+    }
+
+    /// Nodes that a write may dirty: its leaves, and the nodes above the first and the last of them.
+    fn nodes_for(&self, block: u64, count: u64) -> u64 {
+        let depth = self.with_version(|v| u64::from(v.depth)).unwrap_or(0);
+        let leaves = (block + count - 1) / 256 - block / 256 + 1;
+        leaves + depth.saturating_sub(1) * leaves.min(2)
     }
 
     /// Whether a write may go into the reserve: only when space is tight, and then only where it replaces data of its own.
@@ -336,7 +357,7 @@ impl LocalVolume {
             return Ok(Purpose::Data);
         }
         core.update_promise();
-        if !core.state.borrow().space.is_tight(count) {
+        if !core.state.borrow().space.is_tight(count + self.nodes_for(block, count)) {
             return Ok(Purpose::Data);
         }
         let id = self.live()?;
@@ -358,20 +379,22 @@ impl LocalVolume {
         let mut at = start;
         let mut steps = 0u32;
         while at < end {
-            self.room_for_nodes().await?;
             let before = core.state.borrow().lineage.next_version;
-            at = core
-                .step(|state| match self.live_in(state, volume, at + 1) {
-                    Ok(live) => state.clear(live, at, end).map(Ok),
-                    Err(error) => Ok(Err(error)),
-                })
-                .await??;
+            // Asked in the step itself: while nodes are loaded, others use up what there is.
+            let cleared = core.change(|state| match self.live_in(state, volume, at + 1) {
+                Ok(_) if state.is_short_of_nodes() => Ok(Ok(None)),
+                Ok(live) => state.clear(live, at, end).map(|to| Ok(Some(to))),
+                Err(error) => Ok(Err(error)),
+            });
+            match cleared.await?? {
+                Some(to) => at = to,
+                None => self.room_for_nodes().await?,
+            }
             if core.state.borrow().lineage.next_version != before {
                 core.signals.deletion.notify();
             }
             steps += 1;
             if steps.is_multiple_of(16) {
-                core.admit().await?;
                 crate::reactor::notify::yield_now().await;
             }
         }
@@ -381,14 +404,10 @@ impl LocalVolume {
     /// A discard in data that a snapshot holds frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
     async fn room_for_nodes(&self) -> Result<()> {
         let core = self.core();
-        core.update_promise();
-        if core.state.borrow().space.is_short_of_nodes() {
-            // What was released meanwhile may be all that is missing.
-            core.checkpoint().await?;
-            core.commit_twice().await?;
-            core.update_promise();
-        }
-        if core.state.borrow().space.is_short_of_nodes() { Err(core.full()) } else { Ok(()) }
+        // What was released meanwhile may be all that is missing.
+        core.checkpoint().await?;
+        core.commit_twice().await?;
+        if core.state.borrow_mut().is_short_of_nodes() { Err(core.full()) } else { Ok(()) }
     }
 
     /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone.

@@ -169,7 +169,9 @@ impl Client {
     }
 
     fn excused(&self, error: &Error, before: u64) -> bool {
-        matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) && excuses(&self.shared.disk) > before
+        // A failed sync has lost data for good, and the pool has stopped over it.
+        let cause = excuses(&self.shared.disk) > before || self.stopped();
+        matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) && cause
     }
 
     /// The pool stopped: then the disk must have given cause for it.
@@ -653,7 +655,8 @@ impl Client {
         match self.pool().check(self.below(2) == 0, |_, _| {}).await {
             Ok(report) if report.is_clean() => {}
             Ok(report) => {
-                let excused = excuses(&self.shared.disk) > before;
+                // A failed sync has lost data for good, and the pool has stopped over it.
+                let excused = excuses(&self.shared.disk) > before || self.stopped();
                 assert!(excused, "check: {:#?}", report.problems);
             }
             Err(e) => assert!(e.kind() == ErrorKind::Busy || self.excused(&e, before), "check: {e}"),

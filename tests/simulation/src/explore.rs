@@ -15,7 +15,7 @@ use cairn_engine::{
 use crate::{
     choices::Choices,
     client::{Client, Go, Habits, Shared, calm},
-    history::{History, Place},
+    history::History,
     model::Family,
     verify::{read_all, use_pool, verify},
 };
@@ -186,7 +186,8 @@ pub fn explore(plan: &Plan) -> Result<Explored, String> {
                     explored.images += 1;
                     let deeper = plan.recoveries > 0 && rng.below(plan.recoveries) == 0;
                     let image = || Disk::from_image(replay.crash(survivors), plan.seed);
-                    let looked = caught(|| look(&image(), &histories, moment, run.made, deeper));
+                    let disk = if deeper && rng.below(2) == 0 { replay.kill(plan.seed) } else { image() };
+                    let looked = caught(|| look(&disk, &histories, moment, run.made, deeper));
                     let found = looked.map_err(|e| again(e, moment, Some(survivors)))?;
                     explored.recovery_points += found;
                 }
@@ -200,9 +201,8 @@ pub fn explore(plan: &Plan) -> Result<Explored, String> {
 
 /// One crash; with `deeper`, crashes within its recovery too. Returns how many of these.
 fn look(disk: &Disk, histories: &[&History], moment: usize, made: usize, deeper: bool) -> Result<u64, String> {
-    let image = disk.image();
-    match verify(disk, histories, moment) {
-        Ok((found, places)) if deeper => recovery(&Disk::from_image(image, 1), &found, &places),
+    match verify(&Disk::from_image(disk.image(), 1), histories, moment) {
+        Ok((found, _)) if deeper && moment >= made => recovery(disk, &found, histories, moment),
         Ok(_) => Ok(0),
         // Before the pool was made there may be none.
         Err(e) if moment < made && e.starts_with("opening") => Ok(0),
@@ -210,12 +210,16 @@ fn look(disk: &Disk, histories: &[&History], moment: usize, made: usize, deeper:
     }
 }
 
-/// Opens a crashed pool once more, with background work, and stops that at every operation: it must come to the same state.
-fn recovery(disk: &Disk, found: &[Family], _places: &[Place]) -> Result<u64, String> {
+/// Opens a crashed pool once more, with background work, and stops that at every operation: it must come to the same state. (After
+/// a mere kill, what was found may be lost again to a power cut until the pool is open.)
+fn recovery(disk: &Disk, found: &[Family], crashed: &[&History], crash: usize) -> Result<u64, String> {
     disk.record();
     let families = found.len();
+    let open = Rc::new(Cell::new(0));
+    let opened_at = open.clone();
     let opened = sim::run(disk, move |machine| async move {
         let pool = machine.open_pool(OpenOptions::new()).await.map_err(|e| format!("recording a recovery: {e}"))?;
+        opened_at.set(machine.disk().moment());
         pool.wait_deleted().await.map_err(|e| format!("deletion in a recovery: {e}"))?;
         let _families = read_all(&pool, families).await.map_err(|e| format!("reading in a recovery: {e}"))?;
         use_pool(&pool).await.map_err(|e| format!("using the pool in a recovery: {e}"))
@@ -231,8 +235,13 @@ fn recovery(disk: &Disk, found: &[Family], _places: &[Place]) -> Result<u64, Str
             points += 1;
             for survivors in [Survivors::All, Survivors::None, Survivors::Torn(points)] {
                 let again = Disk::from_image(replay.crash(survivors), points);
-                let _places = verify(&again, &histories, usize::MAX)
-                    .map_err(|e| format!("crash at {} of a recovery ({survivors:?}): {e}", replay.moment()))?;
+                let looked = if replay.moment() < open.get() {
+                    verify(&again, crashed, crash)
+                } else {
+                    verify(&again, &histories, usize::MAX)
+                };
+                let _places =
+                    looked.map_err(|e| format!("crash at {} of a recovery ({survivors:?}): {e}", replay.moment()))?;
             }
         }
         if !replay.advance() {

@@ -119,6 +119,10 @@ fn run(seed: u64) -> Result<Outcome, String> {
             settle: rng.below(3) == 0,
         };
         world.live(&life, &mut rng)?;
+        if rng.below(4) == 0 {
+            world.disk = world.disk.kill();
+            continue;
+        }
         let survivors = match rng.below(6) {
             0 => Survivors::All,
             1 => Survivors::None,
@@ -296,7 +300,13 @@ impl World {
             pool.wait_deleted().await.map_err(|e| format!("waiting for deletion of all: {e}"))?;
             pool.checkpoint().await.map_err(|e| format!("the last checkpoint: {e}"))?;
             check_clean(&pool, true, "in the end").await?;
-            let stats = pool.stats();
+            // Segments that are being given back count as neither free nor used for a moment.
+            let mut patience = 50;
+            let mut stats = pool.stats();
+            while stats.free + stats.used != stats.capacity && patience > 0 {
+                machine.reactor().sleep(Duration::from_millis(100)).await;
+                (stats, patience) = (pool.stats(), patience - 1);
+            }
             let pages = stats.used / 4096;
             if stats.deleting + stats.branch_points > 0 || stats.free + stats.used != stats.capacity || pages > 16 {
                 return Err(format!("something is left when all is deleted: {stats:?}"));
