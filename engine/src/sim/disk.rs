@@ -262,6 +262,8 @@ impl Disk {
             new.trace = state.trace;
             new.counters = state.counters;
             new.position = state.position;
+            // Numbers of writes go on: damage is judged by them.
+            new.next_id = state.next_id;
             // Room that was set aside stays so.
             new.backed = state.backed.clone();
             new.faults = state.faults.clone();

@@ -146,10 +146,11 @@ fn run_nets(only: Option<&str>, seeds: u64) -> ExitCode {
             continue;
         }
         let mut noticed = false;
-        for (net, seeds) in [(Net::Damage, seeds / 10 + 1), (Net::Simulation, seeds * 10), (Net::Crash, seeds / 2)] {
+        for (net, seeds) in [(Net::Damage, seeds / 20 + 1), (Net::Simulation, seeds * 10), (Net::Crash, seeds / 4)] {
             if let Some((seed, text)) = cast(net, Some(rule), 0..seeds) {
                 noticed = true;
                 println!("{name}: {net:?}, seed {seed}: {}", text.lines().next().unwrap_or_default());
+                break;
             }
         }
         if !noticed {
