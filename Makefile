@@ -1,6 +1,7 @@
 # make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, delete, kill
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
+# make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
 # make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
 # make install the command `cairn` into ~/.cargo/bin
 #
@@ -11,9 +12,11 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 FUZZ_SECONDS ?= 60
+SECONDS ?= 600
+SOAK_FROM ?= 0
 COMPARE_DIR ?= /var/tmp
 
-.PHONY: demo test compare fuzz install setup clean
+.PHONY: demo test compare soak fuzz install setup clean
 
 demo: setup
 	cargo build --release --locked --package cairn-cli
@@ -25,6 +28,10 @@ test: setup
 compare: setup
 	cargo build --release --locked --package cairn-cli --package cairn-benches
 	$(CARGO_TARGET_DIR)/release/compare --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR) --json benches/results/latest.json
+
+soak: setup
+	cargo build --profile sim --locked --package cairn-simulation
+	$(CARGO_TARGET_DIR)/sim/cairn-sim soak --seconds $(SECONDS) --from $(SOAK_FROM)
 
 fuzz: setup
 	scripts/fuzz $(FUZZ_SECONDS)

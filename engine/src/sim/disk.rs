@@ -33,7 +33,7 @@ const START_MS: u64 = 1_767_225_600_000;
 pub struct Faults {
     /// How long an operation takes, at least and at most, in microseconds of virtual time. Operations overtake one another.
     pub latency_us: Range<u64>,
-    /// Operations that take a thousand times as long.
+    /// Operations that take a thousand to five thousand times as long.
     pub stall: u32,
     /// Reads that fail with `EIO`; the next try may succeed.
     pub read_error: u32,
@@ -358,7 +358,7 @@ impl State {
             Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } => Fate::Refused(libc::ENOSYS),
         };
         let Range { start, end } = self.faults.latency_us;
-        let stall = if self.rng.chance(self.faults.stall) { 1000 } else { 1 };
+        let stall = if self.rng.chance(self.faults.stall) { 1000 + self.rng.below(4000) as u32 } else { 1 };
         let latency = Duration::from_micros(start + self.rng.below(end.saturating_sub(start))) * stall;
         let key = (self.now + latency, self.id());
         let _none = self.in_flight.insert(key, InFlight { token, op, fate });

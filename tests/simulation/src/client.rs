@@ -49,6 +49,8 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) choices: RefCell<Choices>,
     names: Cell<u64>,
+    /// Reads that were left in flight.
+    readers: Rc<Cell<u64>>,
 }
 
 /// The client goes on, or cannot.
@@ -73,7 +75,7 @@ impl Client {
     pub(crate) fn new(shared: Rc<Shared>, history: Rc<RefCell<History>>, number: usize, choices: Choices) -> Self {
         // Names and tags are never used twice, also not by the next life of the same client.
         let names = Cell::new(shared.tick.get() << 12);
-        Self { shared, history, number, choices: RefCell::new(choices), names }
+        Self { shared, history, number, choices: RefCell::new(choices), names, readers: Rc::default() }
     }
 
     /// Does operations until the choices (or `most`) are used up, or the pool stops.
@@ -157,7 +159,8 @@ impl Client {
             }
             Err(e) => {
                 // Nothing has changed, and nothing will.
-                assert!(e.kind() == ErrorKind::NoSpace || self.excused(&e, excuses_before), "{e}");
+                let busy = e.kind() == ErrorKind::Busy && self.readers.get() > 0;
+                assert!(busy || e.kind() == ErrorKind::NoSpace || self.excused(&e, excuses_before), "{e}");
                 self.history.borrow_mut().take_back();
                 Go::On
             }
@@ -196,8 +199,10 @@ impl Client {
         }
         if self.below(100) < habits.writes {
             return match self.below(8) {
-                0 | 1 => self.burst().await,
+                0 => self.burst().await,
+                1 => self.spray().await,
                 2 => self.zeroes().await,
+                3 => self.leave_a_read().await,
                 _ => self.write_one().await,
             };
         }
@@ -303,6 +308,52 @@ impl Client {
         });
         let pieces = pieces.collect();
         self.write(volume, pieces, false).await
+    }
+
+    /// A sector in each of many leaves: trees with many leaves, for long walks.
+    async fn spray(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let leaves = (size / MIB).min(40);
+        let first = self.below(size / MIB - leaves + 1);
+        let within = self.below(2048);
+        let place = |leaf: u64| ((first + leaf) * 2048 + within).min(size / SECTOR - 1);
+        let pieces = (0..leaves).map(|leaf| (place(leaf), 1, self.tag())).collect();
+        self.write(volume, pieces, false).await
+    }
+
+    /// A read that stays in flight while the client goes on: what it returns was there at some time since.
+    async fn leave_a_read(&self) -> Go {
+        let volume = self.pick();
+        let (size, _) = self.live_of(&volume);
+        let (first, count) = self.range(size);
+        let open = self.open(&volume, None);
+        let (history, disk, pool) = (self.history.clone(), self.shared.disk.clone(), self.pool().clone());
+        let (from, old) = (history.borrow().steps.len(), history.borrow().content(&volume, None));
+        let (before, readers) = (excuses(&disk), self.readers.clone());
+        readers.set(readers.get() + 1);
+        let read = async move {
+            let result = open.read(first * SECTOR, (count * SECTOR) as usize).await;
+            drop(open);
+            readers.set(readers.get() - 1);
+            let data = match result {
+                Ok(data) => data,
+                Err(e) => {
+                    let cause = excuses(&disk) > before || pool.stats().read_only.is_some();
+                    // Reverted to a smaller size or deleted meanwhile.
+                    let gone = matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NotFound);
+                    assert!(cause || gone, "{volume}, read in the background: {e}");
+                    return;
+                }
+            };
+            for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR as usize)) {
+                let tag = tag_of(sector, bytes).unwrap_or_else(|e| panic!("{volume}, read in the background: {e}"));
+                let allowed = old.get(sector) == tag || history.borrow().may_have_had(&volume, from, sector, tag);
+                assert!(allowed, "{volume}: sector {sector} reads {tag:#x} in the background, which it never had");
+            }
+        };
+        self.pool().reactor().spawn(read).detach();
+        Go::On
     }
 
     /// Writes, all in flight at once, with reads among them.
@@ -521,7 +572,7 @@ impl Client {
     async fn flush_series(&self) -> Go {
         let volume = self.pick();
         let (size, _) = self.live_of(&volume);
-        for _ in 0..self.below(400) {
+        for _ in 0..self.below(1200) {
             let first = self.below(size / SECTOR);
             if self.write(volume.clone(), vec![(first % 512, 1, self.tag())], true).await == Go::Stop {
                 return Go::Stop;

@@ -63,6 +63,18 @@ impl History {
         self.now = self.before.clone();
     }
 
+    /// Whether a sector of a volume may have had this tag during the steps from `from` on. After anything but writes: yes.
+    pub(crate) fn may_have_had(&self, volume: &str, from: usize, sector: u64, tag: u64) -> bool {
+        self.steps.iter().skip(from).any(|step| match &step.effect {
+            Effect::Write { volume: written, pieces } => {
+                let hit = |p: &(u64, u64, u64)| (p.0..p.0 + p.1).contains(&sector) && p.2 == tag;
+                written == volume && pieces.iter().any(hit)
+            }
+            Effect::None | Effect::Settled { .. } | Effect::Snapshot { .. } => false,
+            _ => true,
+        })
+    }
+
     pub(crate) fn volume_names(&self) -> Vec<String> {
         self.now.volumes.keys().cloned().collect()
     }

@@ -1,0 +1,55 @@
+//! Crash exploration within a fixed budget: every kind of run, some of its crash points, with crashes in recoveries.
+
+#![allow(missing_docs)]
+
+use cairn_simulation::{
+    damage::sweep,
+    explore::{Plan, explore},
+};
+
+fn some_of(seed: u64, operations: u64, stride: usize) {
+    let plan = Plan { seed, operations, stride: (stride, 1), recoveries: 25, only: None };
+    match explore(&plan) {
+        Ok(explored) => assert!(explored.points > 5 && explored.images > explored.points, "{explored:?}"),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn large_volumes() {
+    some_of(0, 60, 13);
+}
+
+#[test]
+fn full_pools() {
+    some_of(1, 60, 23);
+}
+
+#[test]
+fn many_small_commits() {
+    some_of(2, 30, 61);
+}
+
+#[test]
+fn three_clients() {
+    some_of(3, 60, 13);
+}
+
+#[test]
+fn mostly_versions() {
+    some_of(4, 80, 3);
+}
+
+#[test]
+fn small_volumes() {
+    some_of(5, 60, 13);
+}
+
+/// Each block of a pool damaged in turn: refused, reported or harmless, never wrong.
+#[test]
+fn damage_everywhere() {
+    for seed in 0..2 {
+        let swept = sweep(seed).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(swept.blocks > 100 && swept.reported > 20 && swept.harmless > 10, "{swept:?}");
+    }
+}
