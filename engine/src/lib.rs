@@ -20,6 +20,9 @@ mod commit;
 mod core;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod handle;
 mod info;

@@ -540,8 +540,8 @@ impl Core {
                     let _count = reach.add(crate::space::bitmap::Run { start, len: end - start });
                 }
             }
-            (_, Some(bytes)) => self.map.borrow_mut().load_entries(level - 1, index, bytes),
-            (_, None) => {
+            (_, Some(bytes)) if self.map.borrow_mut().load_entries(level - 1, index, bytes) => {}
+            _ => {
                 return Err(corrupt(format!(
                     "the directory of the free map is damaged (block {block}): restore from a backup"
                 )));

@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["check"],
     &["open"],
     &["handle"],
+    &["fuzzing"],
     &["sim"],
 ];
 

@@ -49,3 +49,11 @@ pub fn main() -> ExitCode {
 pub fn command_line() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
+
+/// Whether words are a command line, without carrying it out; the first is the program's name.
+///
+/// # Errors
+/// What the user would be told, help and version included.
+pub fn accepts<W: Into<std::ffi::OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<(), clap::Error> {
+    Cli::try_parse_from(words).map(drop)
+}

@@ -74,14 +74,14 @@ impl Map {
         IoBuf::from(out.as_slice())
     }
 
-    /// Takes the entries of `level` from a piece of the next one.
-    pub(crate) fn load_entries(&mut self, level: usize, index: usize, bytes: &[u8]) {
+    /// Takes the entries of `level` from a piece of the next one; says whether all of them can be entries.
+    pub(crate) fn load_entries(&mut self, level: usize, index: usize, bytes: &[u8]) -> bool {
         let mut r = Reader::new(bytes);
         for entry in self.levels[level].iter_mut().skip(index * ENTRIES).take(ENTRIES) {
-            if let (Some(place), Some(crc)) = (r.u32(), r.u32()) {
-                *entry = MapEntry { place, crc };
-            }
+            let Some(found) = MapEntry::decode(&mut r) else { return false };
+            *entry = found;
         }
+        true
     }
 
     /// Entries for the superblock.

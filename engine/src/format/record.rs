@@ -175,7 +175,7 @@ impl<'a> Record<'a> {
                 live: version,
                 frozen: VersionId(r.u64()?),
                 created_ms: r.u64()?,
-                last: r.u8()? != 0,
+                last: r.bool()?,
                 name: r.string()?,
             },
             6 => Self::Revert { live: version, snapshot: VersionId(r.u64()?), version: VersionId(r.u64()?) },

@@ -42,6 +42,14 @@ pub(crate) struct MapEntry {
     pub(crate) crc: u32,
 }
 
+impl MapEntry {
+    /// The next entry of a list; `None` when the bytes are not one.
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Option<Self> {
+        let this = Self { place: r.u32()?, crc: r.u32()? };
+        (this.place <= 2).then_some(this)
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Superblock {
     pub(crate) uuid: [u8; 16],
@@ -142,7 +150,7 @@ impl Superblock {
             )));
         }
         let this = Self::fields(&mut r, bytes)
-            .ok_or_else(|| corrupt(format!("superblock copy {slot} is cut short or its map list is too long")))?;
+            .ok_or_else(|| corrupt(format!("superblock copy {slot} is cut short or its map list is none")))?;
         if this.slot != slot {
             return Err(corrupt(format!("superblock copy {slot} holds copy {}: a misdirected write", this.slot)));
         }
@@ -180,12 +188,12 @@ impl Superblock {
         }
         let mut r = Reader::new(bytes.get(ENTRIES_AT..)?);
         for _ in 0..entries {
-            this.map_top.push(MapEntry { place: r.u32()?, crc: r.u32()? });
+            this.map_top.push(MapEntry::decode(&mut r)?);
         }
         Some(this)
     }
 
-    /// The geometry must hang together before anything is computed from it.
+    /// Geometry and counters must make sense before anything is computed from them.
     fn validate(&self) -> Result<()> {
         let ordered = MARGIN <= self.journal_start
             && self.journal_blocks >= 2
@@ -196,7 +204,15 @@ impl Superblock {
             && self.data_end <= self.total_blocks - MARGIN
             && self.total_blocks < 1 << 48
             && self.group_at < self.journal_blocks;
-        if ordered { Ok(()) } else { Err(corrupt("the superblock's geometry contradicts itself")) }
+        if !ordered {
+            return Err(corrupt("the superblock's geometry contradicts itself"));
+        }
+        // All are counted from 1, and no pool lives long enough to count to the end.
+        let counters = [self.checkpoint, self.group_seq, self.next_version, self.next_volume, self.next_deletion];
+        if counters.iter().all(|counter| (1..1 << 62).contains(counter)) {
+            return Ok(());
+        }
+        Err(corrupt("the superblock's counters are out of range"))
     }
 }
 

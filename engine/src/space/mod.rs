@@ -73,6 +73,8 @@ pub(crate) struct Space {
     backed: Vec<bool>,
     /// Free blocks in backed segments.
     backed_free: u64,
+    /// Segments whose room is being given back: taken, and not to be backed before that is done.
+    leaving: BTreeSet<u64>,
     /// Segments whose room the file system refused: not asked for again for a while.
     refused: BTreeSet<u64>,
     reserve: u64,
@@ -117,6 +119,7 @@ impl Space {
             current: Run { start: data_start, len: 0 },
             backed,
             backed_free: 0,
+            leaving: BTreeSet::new(),
             refused: BTreeSet::new(),
             reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
             promised: 0,
@@ -189,7 +192,7 @@ impl Space {
     pub(crate) fn shortage(&self) -> Shortage {
         match self.next_unbacked() {
             Some(_) => Shortage::Unbacked,
-            None if self.releasing + self.reserved > 0 => Shortage::Releasing,
+            None if self.releasing + self.reserved > 0 || !self.leaving.is_empty() => Shortage::Releasing,
             None => Shortage::Full,
         }
     }
@@ -242,7 +245,8 @@ impl Space {
         if unbacked {
             return Err(Shortage::Unbacked);
         }
-        self.find_backed_any().ok_or(if self.releasing > 0 { Shortage::Releasing } else { Shortage::Full })
+        let coming = self.releasing > 0 || !self.leaving.is_empty();
+        self.find_backed_any().ok_or(if coming { Shortage::Releasing } else { Shortage::Full })
     }
 
     fn find_backed_long(&self, from: u64, to: u64) -> Option<Run> {
@@ -299,15 +303,19 @@ impl Space {
         let first = self.data_start / SEGMENT;
         let last = (self.data_end - 1) / SEGMENT;
         let from = self.cursor / SEGMENT;
-        (from..=last).chain(first..from).find(|&s| !self.backed[s as usize] && !self.refused.contains(&s))
+        (from..=last).chain(first..from).find(|&s| self.is_unbacked(s))
+    }
+
+    /// Whether room may be asked for.
+    fn is_unbacked(&self, segment: u64) -> bool {
+        !(self.backed[segment as usize] || self.leaving.contains(&segment) || self.refused.contains(&segment))
     }
 
     /// Up to `limit` neighbouring segments without room, nearest ahead of the cursor.
     pub(crate) fn segments_to_back(&self, limit: u64) -> Option<Run> {
         let first = self.next_unbacked()?;
         let last = (self.data_end - 1) / SEGMENT;
-        let open = |s: &u64| !self.backed[*s as usize] && !self.refused.contains(s);
-        let len = (first..=last).take_while(open).take(limit as usize).count() as u64;
+        let len = (first..=last).take_while(|&s| self.is_unbacked(s)).take(limit as usize).count() as u64;
         Some(Run { start: first, len })
     }
 
@@ -353,12 +361,14 @@ impl Space {
             self.backed[s as usize] = false;
             self.backed_free -= self.taken.set(Run { start: s * SEGMENT, len: SEGMENT });
         }
+        self.leaving.extend(&found);
         found
     }
 
     /// The room of a segment was given back; its blocks may be used again once it is backed anew.
     pub(crate) fn gave_back(&mut self, segment: u64) {
         let _blocks = self.taken.clear(Run { start: segment * SEGMENT, len: SEGMENT });
+        let _left = self.leaving.remove(&segment);
         self.refused.clear();
     }
 
@@ -533,5 +543,43 @@ fn push_run(runs: &mut Vec<Run>, block: u64) {
     match runs.last_mut() {
         Some(last) if last.end() == block => last.len += 1,
         _ => runs.push(Run { start: block, len: 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growing_leaves_alone_what_is_being_given_back() {
+        let total = 32 * SEGMENT;
+        let mut space = Space::new(total, 64, total, Reach::new(total), true);
+        space.set_backed(Run { start: 0, len: 32 });
+        let leaving = space.take_empty_segments(4);
+        assert_eq!(leaving, [16, 17, 18, 19]);
+        // A write finds little room while the file system punches.
+        assert_eq!(space.segments_to_back(16), None, "room would be set aside and punched");
+        for &segment in &leaving {
+            space.gave_back(segment);
+        }
+        assert_eq!(space.segments_to_back(16), Some(Run { start: 16, len: 4 }));
+        space.set_backed(Run { start: 16, len: 4 });
+        assert_eq!(space.backed_free, space.free());
+        assert_eq!(space.take_empty_segments(4), leaving);
+        assert_eq!(space.backed_free, space.count_backed_free());
+    }
+
+    #[test]
+    fn what_is_being_given_back_is_no_reason_to_call_a_pool_full() {
+        let total = 32 * SEGMENT;
+        let mut space = Space::new(total, 64, total, Reach::new(total), true);
+        space.set_backed(Run { start: 0, len: 32 });
+        let leaving = space.take_empty_segments(16);
+        while let Ok(run) = space.reserve_run(LONGEST_RUN, Purpose::Metadata) {
+            space.acquire(run);
+        }
+        assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Releasing));
+        leaving.iter().for_each(|&segment| space.gave_back(segment));
+        assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Unbacked));
     }
 }
