@@ -9,6 +9,7 @@ use crate::{
     names::{Target, check_name},
     reactor::Reactor,
     state::State,
+    tree::compare::Known,
     units::{BLOCK, MIB, SECTOR, TIB, VersionId, VolumeId},
     versions::{State as VersionState, Version},
     volume::{LocalVolume, Opened, changes, push},
@@ -164,8 +165,9 @@ impl LocalPool {
     async fn exclusive(&self, id: VersionId) -> Result<u64> {
         let mut blocks = 0;
         let mut from = 0;
+        let mut known = Known::default();
         loop {
-            let (n, next) = self.core.step(|state| state.exclusive_step(id, from)).await?;
+            let (n, next) = self.core.step(|state| state.exclusive_step(id, from, &mut known)).await?;
             blocks += n;
             match next {
                 Some(at) => from = at,

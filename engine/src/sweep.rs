@@ -6,6 +6,7 @@
 //! Invariants:
 //! - The walk goes in order of blocks; what lies before the cursor is done, nodes that end there included. A node that the cursor stands
 //!   inside of was entered, so no child held it then, and none ever will.
+//! - A step needs only a few nodes in memory at once, however many children there are: it makes progress with any cache.
 //! - It stops only before a leaf or before a node that is not in memory, never inside a leaf.
 
 use crate::{
@@ -14,7 +15,11 @@ use crate::{
         pointer::Pointer,
     },
     space::Space,
-    tree::{Missing, Nodes, lookup::Tree},
+    tree::{
+        Missing, Nodes,
+        compare::{Known, Positions},
+        lookup::{self, Tree},
+    },
     units::Epoch,
     versions::span,
 };
@@ -45,15 +50,23 @@ enum Halt {
     Missing(Missing, u64),
 }
 
+/// What a walk is to do.
+pub(crate) struct Task {
+    pub(crate) mode: Mode,
+    pub(crate) floor: Epoch,
+    /// The cursor: what lies before it is done.
+    pub(crate) from: u64,
+    /// Do not start a leaf at or behind this block.
+    pub(crate) until: u64,
+    /// Most leaves to visit.
+    pub(crate) leaves: u32,
+}
+
 pub(crate) struct Sweep<'a> {
     nodes: &'a mut Nodes,
     space: &'a mut Space,
-    floor: Epoch,
-    from: u64,
-    /// Do not start a leaf at or behind this block.
-    until: u64,
-    leaves_left: u32,
-    mode: Mode,
+    known: &'a mut Known,
+    task: Task,
     /// Data blocks and nodes that are the version's alone.
     pub(crate) data: u64,
     pub(crate) node_count: u64,
@@ -61,143 +74,101 @@ pub(crate) struct Sweep<'a> {
     pub(crate) found: Vec<u64>,
 }
 
-#[derive(Clone, Copy)]
-struct Side {
-    pointer: Pointer,
-    height: u32,
-}
-
 impl<'a> Sweep<'a> {
-    /// A walk from block `from` on that visits at most `leaves` leaves, all of them before `until`.
-    pub(crate) fn new(
-        nodes: &'a mut Nodes,
-        space: &'a mut Space,
-        floor: Epoch,
-        mode: Mode,
-        from: u64,
-        until: u64,
-        leaves: u32,
-    ) -> Self {
-        Self { nodes, space, floor, from, until, leaves_left: leaves, mode, data: 0, node_count: 0, found: Vec::new() }
+    /// A walk that has `known` from earlier tries at the same step.
+    pub(crate) fn new(nodes: &'a mut Nodes, space: &'a mut Space, known: &'a mut Known, task: Task) -> Self {
+        Self { nodes, space, known, task, data: 0, node_count: 0, found: Vec::new() }
     }
 
     /// Walks `version`, whose children have the trees `others`.
     pub(crate) fn run(&mut self, version: Tree, others: &[Tree]) -> Outcome {
-        let top = others.iter().map(|o| o.depth).fold(version.depth, u32::max);
-        let side = |t: &Tree| Side { pointer: t.root, height: t.depth };
-        let others: Vec<Side> = others.iter().map(side).collect();
-        match self.visit(side(&version), &others, top, 0) {
+        let walked = self.below(&[version.root], others, version.depth + 1, 0);
+        let outcome = match walked {
             Ok(()) => Outcome::Done,
             Err(Halt::At(block)) => Outcome::Stopped(block),
-            Err(Halt::Missing(missing, at)) if at <= self.from && !self.progressed() => Outcome::Missing(missing),
-            Err(Halt::Missing(missing, at)) => {
-                // What was done up to here counts; the next step asks for the nodes again.
-                drop(missing);
-                Outcome::Stopped(at)
-            }
+            Err(Halt::Missing(missing, at)) if at <= self.task.from && !self.progressed() => Outcome::Missing(missing),
+            // What was done up to here counts; the next step asks for the nodes again.
+            Err(Halt::Missing(_, at)) => Outcome::Stopped(at),
+        };
+        if !matches!(outcome, Outcome::Missing(_)) {
+            self.known.clear();
         }
+        outcome
     }
 
     fn progressed(&self) -> bool {
         self.data + self.node_count > 0
     }
 
-    fn children(&self, side: Side, height: u32, base: u64) -> Result<Option<Vec<Side>>, Halt> {
-        let child = height - 1;
-        if side.pointer.is_hole() {
-            return Ok(None);
-        }
-        if side.height < height {
-            let mut list = vec![Side { pointer: Pointer::HOLE, height: child }; FANOUT];
-            list[0] = side;
-            return Ok(Some(list));
-        }
-        let at = base.max(self.from);
-        let bytes = self.nodes.get(side.pointer, child).map_err(|m| Halt::Missing(m, at))?;
-        Ok(Some((0..FANOUT).map(|i| Side { pointer: node::get(bytes, i), height: child }).collect()))
-    }
-
-    fn visit(&mut self, version: Side, others: &[Side], height: u32, base: u64) -> Result<(), Halt> {
-        let end = base.saturating_add(span(height));
-        let imaginary = version.height < height;
-        if version.pointer.is_hole() || end <= self.from {
-            return Ok(());
-        }
-        if !imaginary {
-            let held = others.iter().any(|o| o.height == version.height && o.pointer == version.pointer);
-            if held || version.pointer.birth() <= self.floor {
-                return Ok(());
+    /// Visits those of the pointers `mine` of a node of `height` that are the version's alone and not done yet.
+    fn below(&mut self, mine: &[Pointer], others: &[Tree], height: u32, base: u64) -> Result<(), Halt> {
+        let step = span(height - 1);
+        let mut wanted = Positions::default();
+        for (index, pointer) in mine.iter().enumerate() {
+            let end = base + (index as u64 + 1) * step;
+            if !pointer.is_hole() && pointer.birth() > self.task.floor && end > self.task.from {
+                wanted.insert(index);
             }
         }
-        if height == 0 {
-            self.take_data(version.pointer, base);
-            return Ok(());
-        }
-        if height == 1 {
-            if base >= self.until || self.leaves_left == 0 {
-                return Err(Halt::At(base.max(self.from)));
-            }
-        } else if base >= self.until {
-            return Err(Halt::At(base));
-        }
-        let Some(mine) = self.children(version, height, base)? else { return Ok(()) };
-        let mut theirs = Vec::with_capacity(others.len());
-        for &other in others {
-            theirs.extend(self.children(other, height, base)?);
-        }
+        let missing = |missing| Halt::Missing(missing, base.max(self.task.from));
+        let alone = self.known.alone(self.nodes, mine, wanted, others, (height, base)).map_err(missing)?;
         if height == 2 {
-            self.want_leaves(&mine, &theirs, base)?;
+            self.want_leaves(mine, alone, others, base)?;
         }
-        if height == 1 {
-            self.leaves_left -= 1;
-        }
-        let first = (self.from.saturating_sub(base) >> (8 * (height - 1))) as usize;
-        for index in first..FANOUT {
-            let others: Vec<Side> = theirs.iter().map(|t| t[index]).filter(|s| !s.pointer.is_hole()).collect();
-            self.visit(mine[index], &others, height - 1, base + index as u64 * span(height - 1))?;
-        }
-        if !imaginary {
-            self.take_node(version.pointer);
-        }
-        if self.mode == Mode::Prune && height == 1 && !self.found.is_empty() {
-            return Err(Halt::At(end));
+        for index in alone.iter() {
+            self.visit(mine[index], others, height - 1, base + index as u64 * step)?;
         }
         Ok(())
     }
 
-    /// Asks for the leaves that come next all at once.
-    fn want_leaves(&self, mine: &[Side], theirs: &[Vec<Side>], base: u64) -> Result<(), Halt> {
-        let first = (self.from.saturating_sub(base) / FANOUT as u64) as usize;
-        let mut nodes = Vec::new();
-        let mut at = None;
-        for index in first..FANOUT.min(first + self.leaves_left as usize) {
-            let side = mine[index];
-            let others = || theirs.iter().map(|t| t[index]);
-            let skipped = side.pointer.is_hole()
-                || side.height == 1 && side.pointer.birth() <= self.floor
-                || others().any(|o| o.height == side.height && o.pointer == side.pointer);
-            if skipped {
-                continue;
-            }
-            for s in std::iter::once(side).chain(others()) {
-                if s.height == 1 && !s.pointer.is_hole() && self.nodes.get(s.pointer, 0).is_err() {
-                    let _first = at.get_or_insert(base + (index * FANOUT) as u64);
-                    nodes.push((s.pointer, 0));
-                }
+    /// Visits what is behind a pointer that is the version's alone.
+    fn visit(&mut self, pointer: Pointer, others: &[Tree], height: u32, base: u64) -> Result<(), Halt> {
+        if height == 0 {
+            self.take_data(pointer, base);
+            return Ok(());
+        }
+        let at = base.max(self.task.from);
+        if base >= self.task.until || height == 1 && self.task.leaves == 0 {
+            return Err(Halt::At(at));
+        }
+        let bytes = self.nodes.get(pointer, height - 1).map_err(|m| Halt::Missing(m, at))?;
+        let mine: Vec<Pointer> = (0..FANOUT).map(|i| node::get(bytes, i)).collect();
+        self.below(&mine, others, height, base)?;
+        self.take_node(pointer);
+        if height == 1 {
+            self.task.leaves -= 1;
+            if self.task.mode == Mode::Prune && !self.found.is_empty() {
+                return Err(Halt::At(base + span(1)));
             }
         }
-        match at {
-            // Nodes that are missing further on do not keep the walk from going on here.
-            Some(block) if block <= self.from.max(base) || self.mode != Mode::Free => {
-                Err(Halt::Missing(Missing { nodes }, base.max(self.from)))
+        Ok(())
+    }
+
+    /// Asks for the leaves that come next all at once, if the first of them is not there: as many as are sure to stay until they are
+    /// looked at.
+    fn want_leaves(&self, mine: &[Pointer], alone: Positions, others: &[Tree], base: u64) -> Result<(), Halt> {
+        let most = self.nodes.cache.batch();
+        let near: &[Tree] = if others.len() < most { others } else { &[] };
+        let theirs: Vec<_> =
+            near.iter().filter_map(|o| lookup::node_over(self.nodes, *o, base, 2).ok().flatten()).collect();
+        let mut missing = Vec::new();
+        let next = alone.iter().take_while(|i| base + *i as u64 * span(1) < self.task.until);
+        for index in next.take(self.task.leaves as usize) {
+            let leaves = theirs.iter().map(|bytes| node::get(bytes, index)).chain([mine[index]]);
+            missing.extend(leaves.filter(|p| !p.is_hole() && self.nodes.get(*p, 0).is_err()).map(|p| (p, 0)));
+            if missing.is_empty() || missing.len() >= most {
+                break;
             }
-            _ => Ok(()),
         }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Halt::Missing(Missing { nodes: missing }, base.max(self.task.from)))
     }
 
     fn take_data(&mut self, pointer: Pointer, block: u64) {
         self.data += 1;
-        match self.mode {
+        match self.task.mode {
             Mode::Free => self.nodes.release(pointer, self.space),
             Mode::Prune => self.found.push(block),
             Mode::Count => {}
@@ -205,7 +176,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn take_node(&mut self, pointer: Pointer) {
-        match self.mode {
+        match self.task.mode {
             Mode::Free => {
                 self.node_count += 1;
                 self.nodes.release(pointer, self.space);
@@ -213,5 +184,73 @@ impl<'a> Sweep<'a> {
             Mode::Count => self.node_count += 1,
             Mode::Prune => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        space::reach::Reach,
+        tree::fixture::{Disk, data},
+    };
+
+    const CHILDREN: u64 = 300;
+    const LEAVES: u64 = 8;
+
+    /// A version with three blocks in each of its leaves, and children that all have other data in the first block. The second one is
+    /// held by the last child alone, the third one by all.
+    fn family(disk: &mut Disk) -> (Tree, Vec<Tree>) {
+        let written: Vec<_> =
+            (0..LEAVES).flat_map(|l| (0..3).map(move |b| (l * 256 + b, data(l * 3 + b, 1)))).collect();
+        let parent = disk.change(Tree { root: Pointer::HOLE, depth: 3 }, 1, &written);
+        let children = (0..CHILDREN).map(|child| {
+            let blocks = if child + 1 == CHILDREN { 1 } else { 2 };
+            let own = |l: u64, b: u64| (l * 256 + b, data(1000 + (child * LEAVES + l) * 2 + b, 2));
+            let changed: Vec<_> = (0..LEAVES).flat_map(|l| (0..blocks).map(move |b| own(l, b))).collect();
+            disk.change(parent, 2, &changed)
+        });
+        (parent, children.collect())
+    }
+
+    /// Walks with the smallest cache; returns what was found to be taken out, and the count of what is the version's alone.
+    fn walk(mode: Mode, leaves: u32) -> (Vec<u64>, u64, Disk) {
+        let mut disk = Disk::default();
+        let (parent, children) = family(&mut disk);
+        let mut nodes = Nodes::new(0);
+        let mut space = Space::new(4096, 0, 4096, Reach::new(4096), false);
+        let (mut known, mut from, mut found, mut count) = (Known::default(), 0, Vec::new(), 0);
+        loop {
+            let task = Task { mode, floor: Epoch(0), from, until: u64::MAX, leaves };
+            let mut sweep = Sweep::new(&mut nodes, &mut space, &mut known, task);
+            let outcome = sweep.run(parent, &children);
+            if !matches!(outcome, Outcome::Missing(_)) {
+                found.append(&mut sweep.found);
+                count += sweep.data + sweep.node_count;
+            }
+            match outcome {
+                Outcome::Done => return (found, count, disk),
+                Outcome::Stopped(at) => {
+                    assert!(at > from, "it does not go on at {at}");
+                    from = at;
+                }
+                Outcome::Missing(missing) => disk.load(&mut nodes, &missing),
+            }
+            assert!(disk.loads < 100_000, "it loads the same nodes again and again");
+        }
+    }
+
+    #[test]
+    fn more_children_than_nodes_in_memory_are_pruned_against() {
+        let (found, _, disk) = walk(Mode::Prune, 8);
+        assert_eq!(found, (0..LEAVES).map(|leaf| leaf * 256).collect::<Vec<_>>());
+        // A step for each leaf. Each asks every child at three heights, on the way down from its root.
+        assert!(disk.loads < (LEAVES + 1) * (1 + 2 + 3) * (CHILDREN + 10), "{} nodes loaded", disk.loads);
+    }
+
+    #[test]
+    fn more_children_than_nodes_in_memory_are_counted_against() {
+        let (_, count, _) = walk(Mode::Count, 128);
+        assert_eq!(count, LEAVES * 2 + 2);
     }
 }

@@ -21,7 +21,7 @@ const DIRTY: u64 = 3;
 pub(crate) const POINTER_SIZE: usize = 16;
 
 /// Where a block is, when it was written and its checksum.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Pointer {
     place: u64,
     birth: u32,

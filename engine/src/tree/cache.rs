@@ -1,7 +1,8 @@
 //! Clean nodes in memory, by their physical block, so that versions that share a node share its memory too.
 //!
 //! Invariant: an entry answers only for the checksum that it was verified against, so a block that was reused since can never be
-//! taken for what it was. Bounded; the clock algorithm gives each entry a second chance.
+//! taken for what it was. Bounded; the clock algorithm gives each entry a second chance, a new one too: what was loaded together is
+//! there when it is looked at.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -34,6 +35,11 @@ impl Cache {
         (self.entries.len() * BLOCK_SIZE) as u64
     }
 
+    /// How many nodes a walk over many trees asks for at once at most: they and the paths to them take less than half of the cache.
+    pub(crate) fn batch(&self) -> usize {
+        (self.limit / 16).min(512)
+    }
+
     #[inline]
     pub(crate) fn get(&self, block: u64, crc: u32) -> Option<&Rc<IoBuf>> {
         let entry = self.entries.get(&block)?;
@@ -48,6 +54,7 @@ impl Cache {
         if let Some(entry) = self.entries.get_mut(&block) {
             entry.node = node;
             entry.crc = crc;
+            entry.used.set(true);
             return;
         }
         let hand = if self.clock.len() < self.limit {
@@ -59,7 +66,7 @@ impl Cache {
             self.clock[hand] = block;
             hand
         };
-        let _none = self.entries.insert(block, Entry { node, crc, used: Cell::new(false), hand });
+        let _none = self.entries.insert(block, Entry { node, crc, used: Cell::new(true), hand });
     }
 
     fn victim(&mut self) -> usize {
@@ -114,5 +121,22 @@ mod tests {
         for (at, block) in cache.clock.iter().enumerate() {
             assert_eq!(cache.entries[block].hand, at);
         }
+    }
+
+    #[test]
+    fn what_is_loaded_together_stays_until_it_is_looked_at() {
+        let mut cache = Cache::new(64 * BLOCK_SIZE as u64);
+        for block in 0..64 {
+            cache.insert(block, 0, node(1));
+        }
+        // Moves the hand once around, then has all but the next few looked at.
+        cache.insert(100, 0, node(1));
+        for block in 9..64 {
+            assert!(cache.get(block, 0).is_some());
+        }
+        for block in 200..232 {
+            cache.insert(block, 0, node(1));
+        }
+        assert!((200..232).all(|block| cache.get(block, 0).is_some()));
     }
 }

@@ -1,6 +1,6 @@
 //! What one tree holds and another does not. Equal pointers mean equal subtrees, so the walk costs what differs.
 
-use super::{Nodes, lookup::Tree, nodes::Step};
+use super::{Missing, Nodes, lookup::Tree, nodes::Step};
 use crate::{
     format::{
         node::{self, FANOUT},
@@ -26,7 +26,12 @@ pub(crate) struct Walk<'a> {
     leaves_left: u32,
     max_changes: usize,
     changes: Vec<Change>,
+    /// Nodes that are not in memory. Once there is one, the walk goes on only to find what else it will need.
+    missing: Vec<(Pointer, u32)>,
 }
+
+/// How many missing nodes a walk asks for at once.
+const AHEAD: usize = 64;
 
 /// One side at some height; a tree that is lower than the other hangs at the left end of imaginary nodes.
 #[derive(Clone, Copy)]
@@ -64,11 +69,15 @@ pub(crate) fn changes(
 ) -> Step<(Vec<Change>, u64)> {
     let hole = Tree { root: Pointer::HOLE, depth: 1 };
     let old = old.unwrap_or(hole);
-    let mut walk = Walk { nodes, end, at: start, leaves_left: 512, max_changes, changes: Vec::new() };
+    let mut walk =
+        Walk { nodes, end, at: start, leaves_left: 512, max_changes, changes: Vec::new(), missing: Vec::new() };
     let top = old.depth.max(new.depth);
     let a = Side { pointer: old.root, height: old.depth };
     let b = Side { pointer: new.root, height: new.depth };
-    let whole = walk.visit(a, b, top, 0)?;
+    let whole = walk.visit(a, b, top, 0);
+    if !walk.missing.is_empty() {
+        return Err(Missing { nodes: walk.missing });
+    }
     let reached = if whole { end } else { walk.at };
     Ok((walk.changes, reached))
 }
@@ -84,73 +93,49 @@ impl<'a> Walk<'a> {
         self.nodes.get(side.pointer, height - 1).map(|bytes| Children::Node(&bytes[..]))
     }
 
-    /// Visits the subtree of `height` from block `base` on; says whether it was finished.
-    fn visit(&mut self, a: Side, b: Side, height: u32, base: u64) -> Step<bool> {
+    /// Visits the subtree of `height` from block `base` on; says whether to go on behind it.
+    fn visit(&mut self, a: Side, b: Side, height: u32, base: u64) -> bool {
         let limit = base.saturating_add(span(height)).min(self.end);
         if limit <= self.at {
-            return Ok(true);
+            return true;
         }
         if a.pointer == b.pointer && (a.height == b.height || a.pointer.is_hole()) {
             self.at = limit;
-            return Ok(true);
+            return true;
         }
         if height == 0 {
             if broken(Sabotage::DiffSkipsLast) && base % FANOUT as u64 == FANOUT as u64 - 1 {
                 self.at = limit;
-                return Ok(true);
+                return true;
             }
             let data = matches!(b.pointer.place(), Place::Data(_));
-            return Ok(self.push(base, data));
+            return self.push(base, data);
         }
         if height == 1 {
             if self.leaves_left == 0 {
-                return Ok(false);
+                return false;
             }
             self.leaves_left -= 1;
         }
         let (left, right) = match (self.children(a, height), self.children(b, height)) {
             (Ok(left), Ok(right)) => (left, right),
-            (Err(mut one), Err(two)) => {
-                one.nodes.extend(two.nodes);
-                return Err(one);
+            (left, right) => {
+                self.missing.extend([left.err(), right.err()].into_iter().flatten().flat_map(|m| m.nodes));
+                return self.missing.len() < AHEAD;
             }
-            (Err(missing), _) | (_, Err(missing)) => return Err(missing),
         };
-        if height == 2 {
-            self.want_leaves(&left, &right, base)?;
-        }
         let first = (self.at.saturating_sub(base) >> (8 * (height - 1))) as usize;
         for index in first..FANOUT {
             let child_base = base + index as u64 * span(height - 1);
             if child_base >= self.end {
                 break;
             }
-            if !self.visit(left.at(index, height - 1), right.at(index, height - 1), height - 1, child_base)? {
-                return Ok(false);
+            if !self.visit(left.at(index, height - 1), right.at(index, height - 1), height - 1, child_base) {
+                return false;
             }
         }
         self.at = self.at.max(limit);
-        Ok(true)
-    }
-
-    /// Asks for the next leaves that will be needed all at once, rather than one by one.
-    fn want_leaves(&self, left: &Children<'_>, right: &Children<'_>, base: u64) -> Step<()> {
-        let first = (self.at.saturating_sub(base) / FANOUT as u64) as usize;
-        let mut missing = Vec::new();
-        for index in first..FANOUT.min(first + 64) {
-            if base + index as u64 * FANOUT as u64 >= self.end {
-                break;
-            }
-            let (a, b) = (left.at(index, 1), right.at(index, 1));
-            if a.pointer != b.pointer {
-                for side in [a, b].iter().filter(|s| s.height == 1 && !s.pointer.is_hole()) {
-                    if self.nodes.get(side.pointer, 0).is_err() {
-                        missing.push((side.pointer, 0));
-                    }
-                }
-            }
-        }
-        if missing.is_empty() { Ok(()) } else { Err(super::Missing { nodes: missing }) }
+        true
     }
 
     fn push(&mut self, block: u64, data: bool) -> bool {
@@ -165,5 +150,60 @@ impl<'a> Walk<'a> {
         }
         self.at = block + 1;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::fixture::{Disk, data},
+        *,
+    };
+
+    /// Pages of `new` against `old` with nothing in memory to begin with, as block, count and whether there is data.
+    fn cold(disk: &mut Disk, old: Option<Tree>, new: Tree, end: u64) -> Vec<(u64, u64, bool)> {
+        let mut nodes = Nodes::new(16 << 20);
+        let (mut found, mut at) = (Vec::new(), 0);
+        while at < end {
+            match changes(&nodes, old, new, at, end, usize::MAX) {
+                Ok((page, reached)) => {
+                    found.extend(page.iter().map(|c| (c.block, c.count, c.data)));
+                    at = reached;
+                }
+                Err(missing) => disk.load(&mut nodes, &missing),
+            }
+        }
+        found
+    }
+
+    fn empty(depth: u32) -> Tree {
+        Tree { root: Pointer::HOLE, depth }
+    }
+
+    #[test]
+    fn a_cold_page_asks_for_many_nodes_at_a_time() {
+        for distance in [256, 65_536] {
+            let mut disk = Disk::default();
+            let written: Vec<_> = (0..512).map(|i| (i * distance, data(i, 1))).collect();
+            let tree = disk.change(empty(4), 1, &written);
+            let found = cold(&mut disk, None, tree, span(4));
+            assert_eq!(found, written.iter().map(|(block, _)| (*block, 1, true)).collect::<Vec<_>>());
+            assert!(disk.rounds < 32, "{} rounds for leaves {distance} blocks apart", disk.rounds);
+            let nodes = if distance == 256 { 1 + 1 + 2 + 512 } else { 1 + 2 + 512 + 512 };
+            assert_eq!(disk.loads, nodes, "each node once, none that is not needed");
+        }
+    }
+
+    #[test]
+    fn a_cold_difference_asks_for_both_sides_at_once() {
+        let mut disk = Disk::default();
+        let written: Vec<_> = (0..512).map(|i| (i * 256, data(i, 1))).collect();
+        let old = disk.change(empty(3), 1, &written);
+        let changed: Vec<_> = (0..512).step_by(2).map(|i| (i * 256 + 7, data(1000 + i, 2))).collect();
+        let new = disk.change(old, 2, &changed);
+        let found = cold(&mut disk, Some(old), new, span(3));
+        assert_eq!(found, changed.iter().map(|(block, _)| (*block, 1, true)).collect::<Vec<_>>());
+        assert!(disk.rounds < 16, "{} rounds", disk.rounds);
+        assert_eq!(disk.loads, 2 * (1 + 2 + 256));
     }
 }

@@ -6,6 +6,7 @@ use crate::{
         node::{self, FANOUT},
         pointer::Pointer,
     },
+    storage::buffer::IoBuf,
     versions::span,
 };
 
@@ -36,12 +37,18 @@ pub(crate) fn range(nodes: &Nodes, tree: Tree, block: u64, count: u64, out: &mut
 
 /// The leaf that covers `block`; `None` where there is a hole.
 #[inline]
-pub(crate) fn leaf(nodes: &Nodes, tree: Tree, block: u64) -> Step<Option<&crate::storage::buffer::IoBuf>> {
-    if block >= span(tree.depth) || tree.root.is_hole() {
+pub(crate) fn leaf(nodes: &Nodes, tree: Tree, block: u64) -> Step<Option<&IoBuf>> {
+    node_over(nodes, tree, block, 1)
+}
+
+/// The node behind the pointer of height `lowest` that covers `block`; `None` where there is a hole.
+#[inline]
+pub(crate) fn node_over(nodes: &Nodes, tree: Tree, block: u64, lowest: u32) -> Step<Option<&IoBuf>> {
+    if block >= span(tree.depth) || tree.depth < lowest || tree.root.is_hole() {
         return Ok(None);
     }
     let mut bytes = nodes.get(tree.root, tree.depth - 1)?;
-    for height in (1..tree.depth).rev() {
+    for height in (lowest..tree.depth).rev() {
         let index = slot_of(block, height);
         if node::get(bytes, index).is_hole() {
             return Ok(None);

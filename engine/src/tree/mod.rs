@@ -4,9 +4,12 @@
 //! calls again, always from the root, so that no pointer is kept across an await.
 
 pub(crate) mod cache;
+pub(crate) mod compare;
 pub(crate) mod count;
 pub(crate) mod diff;
 pub(crate) mod edit;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod lookup;
 pub(crate) mod nodes;
 

@@ -1,4 +1,4 @@
-//! Nodes in memory: dirty ones in slots, clean ones in the cache.
+//! Nodes in memory: dirty ones in slots, clean ones in the cache, and what is known of clean ones that had to make room.
 //!
 //! A dirty node is one that no checkpoint has written. Its pointer names its slot, and for versions, equality and ownership it
 //! counts like any other. Its life:
@@ -12,7 +12,7 @@
 
 use std::rc::Rc;
 
-use super::cache::Cache;
+use super::{cache::Cache, compare::Known};
 use crate::{
     format::{
         node,
@@ -54,11 +54,20 @@ pub(crate) struct Nodes {
     dirty: usize,
     generation: u64,
     pub(crate) cache: Cache,
+    /// What the walk at the front of the deletion queue has found out while it waits for nodes.
+    pub(crate) known: Known,
 }
 
 impl Nodes {
     pub(crate) fn new(cache_bytes: u64) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), dirty: 0, generation: 1, cache: Cache::new(cache_bytes) }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            dirty: 0,
+            generation: 1,
+            cache: Cache::new(cache_bytes),
+            known: Known::default(),
+        }
     }
 
     /// Dirty nodes, frozen ones included.

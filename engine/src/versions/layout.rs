@@ -55,8 +55,10 @@ impl Layout {
 
     /// Notes that `page` holds a record.
     pub(crate) fn load(&mut self, id: VersionId, len: usize, page: u32) {
-        if self.pages.len() <= page as usize {
-            self.pages.resize_with(page as usize + 1, Page::default);
+        // The pages between may be empty for good: then they have room.
+        for new in self.pages.len() as u32..=page {
+            self.pages.push(Page::default());
+            self.note_room(new);
         }
         let entry = &mut self.pages[page as usize];
         entry.ids.push(id);
@@ -119,5 +121,16 @@ mod tests {
             let page = layout.page_of[&VersionId(i)];
             assert!(layout.ids(page).contains(&VersionId(i)));
         }
+    }
+
+    #[test]
+    fn pages_that_are_empty_at_opening_are_used_again() {
+        let mut layout = Layout::default();
+        layout.load(VersionId(1), 120, 3);
+        for i in 2..=8 {
+            layout.place(VersionId(i), 1000);
+        }
+        assert_eq!(layout.pages(), 4);
+        assert_eq!([0, 1, 2].map(|page| layout.ids(page).len()), [4, 3, 0]);
     }
 }

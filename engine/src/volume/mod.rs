@@ -289,7 +289,7 @@ impl LocalVolume {
                 .find(|&i| is_zero(&data[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE]) != zero)
                 .unwrap_or(count);
             if zero {
-                self.clear(volume, block + at as u64, block + run as u64).await?;
+                let _end = self.clear(volume, block + at as u64, (block + run as u64) * BLOCK).await?;
             } else {
                 let part = Part { buf: data.clone(), range: at * BLOCK_SIZE..run * BLOCK_SIZE };
                 self.write_data(volume, block + at as u64, part).await?;
@@ -374,17 +374,22 @@ impl LocalVolume {
 
     // ---- holes ----
 
-    async fn clear(&self, volume: VolumeId, start: u64, end: u64) -> Result<()> {
+    /// Whole blocks from block `start` up to the byte `end` become holes; returns the block behind them.
+    async fn clear(&self, volume: VolumeId, start: u64, end: u64) -> Result<u64> {
         let core = self.core();
         let mut at = start;
         let mut steps = 0u32;
-        while at < end {
+        while at < self.with_version(|v| end_of_whole_blocks(v, end))? {
             let before = core.state.borrow().lineage.next_version;
-            // Asked in the step itself: while nodes are loaded, others use up what there is.
-            let cleared = core.change(|state| match self.live_in(state, volume, at + 1) {
-                Ok(_) if state.is_short_of_nodes() => Ok(Ok(None)),
-                Ok(live) => state.clear(live, at, end).map(|to| Ok(Some(to))),
-                Err(error) => Ok(Err(error)),
+            // Asked in the step itself: while nodes are loaded, others use up what there is, and the volume may grow.
+            let cleared = core.change(|state| {
+                let live = match self.live_in(state, volume, at + 1) {
+                    Ok(_) if state.is_short_of_nodes() => return Ok(Ok(None)),
+                    Ok(live) => live,
+                    Err(error) => return Ok(Err(error)),
+                };
+                let upto = state.lineage.get(live).map_or(at, |v| end_of_whole_blocks(v, end));
+                if at < upto { state.clear(live, at, upto).map(|to| Ok(Some(to))) } else { Ok(Ok(Some(at))) }
             });
             match cleared.await?? {
                 Some(to) => at = to,
@@ -398,7 +403,7 @@ impl LocalVolume {
                 crate::reactor::notify::yield_now().await;
             }
         }
-        Ok(())
+        Ok(at)
     }
 
     /// A discard in data that a snapshot holds frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
@@ -418,18 +423,9 @@ impl LocalVolume {
         let volume = self.check_writable()?;
         self.check_range("discard", offset, length)?;
         self.core().admit().await?;
-        let (start, end) = self.whole_blocks(offset, length)?;
-        self.clear(volume, start, end).await?;
+        let _end = self.clear(volume, blocks_for(offset), offset + length).await?;
         self.core().commit_if_large();
         self.commit_if(fua).await
-    }
-
-    /// The whole blocks within a range; a short last block of the volume counts as whole when the range reaches the end.
-    fn whole_blocks(&self, offset: u64, length: u64) -> Result<(u64, u64)> {
-        let size = self.with_version(|v| v.size)?;
-        let end = offset + length;
-        let end_block = if end == size { blocks_for(end) } else { end / BLOCK };
-        Ok((blocks_for(offset), end_block.max(blocks_for(offset))))
     }
 
     /// The range reads as zeros afterwards; whole blocks become holes.
@@ -440,29 +436,25 @@ impl LocalVolume {
         let volume = self.check_writable()?;
         self.check_range("write of zeros", offset, length)?;
         self.core().admit().await?;
-        let (start, end_block) = self.whole_blocks(offset, length)?;
-        let end = offset + length;
+        let (start, end) = (blocks_for(offset), offset + length);
         let zeros = [0; BLOCK_SIZE];
-        if start >= end_block {
-            let mut at = offset;
-            while at < end {
-                let n = (BLOCK - at % BLOCK).min(end - at);
-                self.merge(volume, at / BLOCK, (at % BLOCK) as usize, &zeros[..n as usize]).await?;
-                at += n;
-            }
-        } else {
-            if offset < start * BLOCK {
-                let n = start * BLOCK - offset;
-                self.merge(volume, start - 1, (offset % BLOCK) as usize, &zeros[..n as usize]).await?;
-            }
-            self.clear(volume, start, end_block).await?;
-            if end > end_block * BLOCK {
-                self.merge(volume, end_block, 0, &zeros[..(end - end_block * BLOCK) as usize]).await?;
-            }
+        if offset < end.min(start * BLOCK) {
+            let n = end.min(start * BLOCK) - offset;
+            self.merge(volume, start - 1, (offset % BLOCK) as usize, &zeros[..n as usize]).await?;
+        }
+        let cleared = self.clear(volume, start, end).await?;
+        if cleared * BLOCK < end {
+            self.merge(volume, cleared, 0, &zeros[..(end - cleared * BLOCK) as usize]).await?;
         }
         self.core().commit_if_large();
         self.commit_if(fua).await
     }
+}
+
+/// Where the whole blocks end in a range up to the byte `end`. The short last block of a volume counts as whole, but only for as long as
+/// nothing can be written behind it: the size is that of the moment of the change.
+fn end_of_whole_blocks(version: &Version, end: u64) -> u64 {
+    if end == version.size { blocks_for(end) } else { end / BLOCK }
 }
 
 async fn lock_block(core: &Rc<Core>, volume: VolumeId, block: u64) -> BlockLock<'_> {
