@@ -2,6 +2,8 @@
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
+# make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)
+# make tsan    the engine's handles on several threads under the thread sanitizer (needs rustup, installs nightly Rust)
 # make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
 # make install the command `cairn` into ~/.cargo/bin
 #
@@ -16,7 +18,7 @@ SECONDS ?= 600
 SOAK_FROM ?= 0
 COMPARE_DIR ?= /var/tmp
 
-.PHONY: demo test compare soak fuzz install setup clean
+.PHONY: demo test compare soak miri tsan fuzz install setup clean
 
 demo: setup
 	cargo build --release --locked --package cairn-cli
@@ -32,6 +34,12 @@ compare: setup
 soak: setup
 	cargo build --profile sim --locked --package cairn-simulation
 	$(CARGO_TARGET_DIR)/sim/cairn-sim soak --seconds $(SECONDS) --from $(SOAK_FROM)
+
+miri: setup
+	scripts/miri
+
+tsan: setup
+	scripts/tsan
 
 fuzz: setup
 	scripts/fuzz $(FUZZ_SECONDS)

@@ -4,13 +4,13 @@
 //! before its answer still runs to its end.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -35,12 +35,13 @@ thread_local! {
     static LOCAL: RefCell<Option<LocalPool>> = const { RefCell::new(None) };
     /// Volumes that handles on other threads hold open.
     static OPEN: RefCell<FxHashMap<u64, LocalVolume>> = RefCell::default();
+    /// The number of the next of them.
+    static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Inner {
     shared: Arc<Shared>,
     path: PathBuf,
-    next_handle: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
     ended: Mutex<Ended>,
     /// The pool was closed with everything durable.
@@ -107,11 +108,10 @@ impl Pool {
 
     async fn start(opening: Opening) -> Result<Self> {
         let wake = Waker::new().map_err(|e| Error::io("cannot make an eventfd", e))?;
-        let shared = Shared::new(Arc::new(wake));
+        let shared = Arc::new(Shared::new(Arc::new(wake)));
         let inner = Arc::new(Inner {
             shared: shared.clone(),
             path: opening.plan.path.clone(),
-            next_handle: AtomicU64::new(1),
             thread: Mutex::new(None),
             ended: Mutex::new(Ended::Waiting(Vec::new())),
             closed_well: AtomicBool::new(false),
@@ -164,8 +164,8 @@ impl Pool {
         self.inner.run(f).await?
     }
 
-    fn handle(&self, id: u64, name: String, read_only: bool) -> Volume {
-        Volume { inner: Arc::new(Handle { pool: self.inner.clone(), id, name, read_only }) }
+    fn handle(&self, kept: Kept, name: String, read_only: bool) -> Volume {
+        Volume { inner: Arc::new(Handle { kept, pool: self.inner.clone(), name, read_only }) }
     }
 
     /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512).
@@ -173,15 +173,12 @@ impl Pool {
     /// # Errors
     /// See [`LocalPool::create_volume`].
     pub async fn create_volume(&self, name: &str, size: u64, options: VolumeOptions) -> Result<Volume> {
-        let id = self.inner.next_handle.fetch_add(1, Ordering::Relaxed);
-        let owned = name.to_owned();
-        self.call(move |pool| async move {
+        let (shared, owned) = (self.inner.shared.clone(), name.to_owned());
+        let kept = self.call(move |pool| async move {
             let volume = pool.create_volume(&owned, size, options).await?;
-            keep(id, volume);
-            Ok(())
-        })
-        .await?;
-        Ok(self.handle(id, name.to_owned(), false))
+            Ok(Kept::new(volume, shared))
+        });
+        Ok(self.handle(kept.await?, name.to_owned(), false))
     }
 
     /// Opens `volume`, or `volume@snapshot` for reading.
@@ -189,17 +186,14 @@ impl Pool {
     /// # Errors
     /// `NotFound`, `Invalid`.
     pub async fn volume(&self, target: &str) -> Result<Volume> {
-        let id = self.inner.next_handle.fetch_add(1, Ordering::Relaxed);
-        let parsed: Target = target.parse()?;
-        let read_only = self
-            .call(move |pool| async move {
-                let volume = pool.open(&parsed)?;
-                let read_only = volume.is_read_only();
-                keep(id, volume);
-                Ok(read_only)
-            })
-            .await?;
-        Ok(self.handle(id, target.to_owned(), read_only))
+        let (shared, parsed) = (self.inner.shared.clone(), target.parse::<Target>()?);
+        let opened = self.call(move |pool| async move {
+            let volume = pool.open(&parsed)?;
+            let read_only = volume.is_read_only();
+            Ok((Kept::new(volume, shared), read_only))
+        });
+        let (kept, read_only) = opened.await?;
+        Ok(self.handle(kept, target.to_owned(), read_only))
     }
 
     /// All volumes, by name; with `exclusive`, also what deleting each would free.
@@ -445,8 +439,29 @@ fn run_reactor(opening: Opening, shared: &Arc<Shared>, ready: oneshot::Sender<Re
     drop(lock);
 }
 
-fn keep(id: u64, volume: LocalVolume) {
-    OPEN.with_borrow_mut(|open| drop(open.insert(id, volume)));
+/// A volume that is kept open for another thread: until this goes, also when nobody waited for it any more.
+struct Kept {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Kept {
+    /// On the reactor's thread.
+    fn new(volume: LocalVolume, shared: Arc<Shared>) -> Self {
+        let id = NEXT.replace(NEXT.get() + 1);
+        OPEN.with_borrow_mut(|open| drop(open.insert(id, volume)));
+        Self { id, shared }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let id = self.id;
+        let _closed = self.shared.post(Box::new(move || {
+            let gone = OPEN.with_borrow_mut(|open| open.remove(&id));
+            drop(gone);
+        }));
+    }
 }
 
 fn kept(id: u64) -> Result<LocalVolume> {
@@ -496,22 +511,12 @@ impl Drop for Inner {
     }
 }
 
-/// What a [`Volume`] handle stands for.
+/// What a [`Volume`] handle stands for. The volume goes before the pool, which may close with it.
 struct Handle {
+    kept: Kept,
     pool: Arc<Inner>,
-    id: u64,
     name: String,
     read_only: bool,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let id = self.id;
-        let _closed = self.pool.shared.post(Box::new(move || {
-            let gone = OPEN.with_borrow_mut(|open| open.remove(&id));
-            drop(gone);
-        }));
-    }
 }
 
 /// An open volume or snapshot, for any thread. Clones share it; the last one to go detaches. See [`LocalVolume`] for what each call
@@ -527,7 +532,7 @@ impl Volume {
         T: Send + 'static,
         F: Future<Output = Result<T>> + 'static,
     {
-        let id = self.inner.id;
+        let id = self.inner.kept.id;
         self.inner.pool.run(move |_| async move { f(kept(id)?).await }).await?
     }
 
@@ -612,7 +617,7 @@ impl Volume {
     /// # Errors
     /// See [`LocalPool::snapshot`].
     pub async fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
-        let (id, snapshot) = (self.inner.id, name.to_owned());
+        let (id, snapshot) = (self.inner.kept.id, name.to_owned());
         let taken = self.inner.pool.run(move |pool| async move {
             let volume = kept(id)?.present_name()?;
             pool.snapshot(&[Target { volume, snapshot: Some(snapshot) }]).await

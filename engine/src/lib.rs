@@ -32,6 +32,8 @@ mod open;
 mod options;
 mod reactor;
 mod replay;
+#[cfg(test)]
+mod rng;
 mod sabotage;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -3,6 +3,9 @@
 //! Each change is one synchronous step that alters the state *and* appends its record to the journal, so the order of records
 //! is the order of changes; opening replays the same steps. A step that needs a node that is not in memory changes nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use crate::{
@@ -469,44 +472,5 @@ impl State {
             Outcome::Stopped(at) => Ok((blocks, Some(at))),
             Outcome::Missing(missing) => Err(missing),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::space::reach::Reach;
-
-    fn state() -> State {
-        let mut state = State {
-            nodes: Nodes::new(0),
-            space: Space::new(4096, 0, 4096, Reach::new(4096), false),
-            lineage: Lineage::new(Epoch(1), 1, 1, 1),
-            journal: Pending::default(),
-            events: VecDeque::new(),
-            next_event: 1,
-            checksum_errors: 0,
-            divergence: 0,
-            counting: None,
-            freed: 0,
-            replaying: false,
-        };
-        // Records name the places of data then, so none have to be reserved.
-        state.set_replaying(true);
-        state
-    }
-
-    #[test]
-    fn what_deleting_would_free_is_not_asked_of_what_is_being_deleted() {
-        let mut state = state();
-        let (live, frozen) = (VersionId(1), VersionId(2));
-        state.create(VolumeId(1), live, "a", 1 << 20, 0, VolumeOptions::default());
-        state.write(live, 0, 100, &[1; 8]).unwrap();
-        state.snapshot(live, frozen, "s", 0, true);
-        state.write(live, 0, 200, &[2; 4]).unwrap();
-        // The block that was overwritten and the leaf over it.
-        assert_eq!(state.exclusive_step(frozen, 0, &mut Known::default()).unwrap(), (2, None));
-        state.delete(frozen);
-        assert_eq!(state.exclusive_step(frozen, 0, &mut Known::default()).unwrap(), (0, None));
     }
 }

@@ -188,6 +188,9 @@ impl<'a> Sweep<'a> {
 }
 
 #[cfg(test)]
+mod families;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::{

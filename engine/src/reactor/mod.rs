@@ -6,17 +6,18 @@
 
 pub(crate) mod clock;
 pub(crate) mod notify;
+mod queue;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     future::Future,
     io,
     ops::Range,
     os::fd::{FromRawFd, OwnedFd, RawFd},
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,51 +26,28 @@ use async_task::{Runnable, Task};
 
 use crate::storage::{Completion, Op, SendBuf, Storage, Token, buffer::IoBuf, wake::Waker};
 use clock::Clock;
+use queue::{Bell, Queue};
 
 /// How long the reactor polls after work before it sleeps.
 const SPIN: Duration = Duration::from_micros(40);
 /// Tasks run in one turn before I/O is looked at.
 const TASKS_PER_TURN: usize = 512;
 
-/// A job posted from another thread.
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
-
 /// What other threads may touch.
-pub(crate) struct Shared {
-    ready: Mutex<VecDeque<Runnable>>,
-    jobs: Mutex<Option<Vec<Job>>>,
-    pub(crate) wake: Arc<Waker>,
+pub(crate) type Shared = Queue<Runnable, Arc<Waker>>;
+
+impl Bell for Arc<Waker> {
+    fn ring(&self) {
+        self.notify();
+    }
 }
 
-impl Shared {
-    pub(crate) fn new(wake: Arc<Waker>) -> Arc<Self> {
-        Arc::new(Self { ready: Mutex::default(), jobs: Mutex::new(Some(Vec::new())), wake })
-    }
-
-    /// Runs `job` on the reactor's thread; gives it back when the reactor has stopped.
-    pub(crate) fn post(&self, job: Job) -> Result<(), Job> {
-        match &mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(jobs) => jobs.push(job),
-            None => return Err(job),
-        }
-        self.wake.wake();
-        Ok(())
-    }
-
-    fn schedule(&self, runnable: Runnable) {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push_back(runnable);
-        self.wake.wake();
-    }
-
-    fn take_jobs(&self) -> Vec<Job> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    fn has_work(&self) -> bool {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.as_ref().is_some_and(|j| !j.is_empty())
-            || !self.ready.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
+/// What the queue is made of; a model checker brings its own (`tests/queue.rs`).
+mod sync {
+    pub(super) use std::{
+        sync::{Mutex, MutexGuard},
+        thread::yield_now,
+    };
 }
 
 /// State of one operation: in flight, or completed and not yet fetched.
@@ -283,7 +261,7 @@ impl Reactor {
             let busy = ran || fired || self.inner.shared.has_work();
             let timeout = self.sleep_time(busy, last_work);
             self.inner.storage.borrow_mut().wait(timeout, &mut done);
-            self.inner.shared.wake.awake();
+            self.inner.shared.awake();
             if busy || !done.is_empty() {
                 last_work = self.now();
             }
@@ -298,8 +276,7 @@ impl Reactor {
         if busy || self.inner.stopping.get() || self.now().saturating_sub(last_work) < SPIN {
             return Some(Duration::ZERO);
         }
-        self.inner.shared.wake.prepare_sleep();
-        if self.inner.shared.has_work() {
+        if !self.inner.shared.prepare_sleep() {
             return Some(Duration::ZERO);
         }
         let next = self.inner.timers.borrow().keys().next().map(|&(at, _)| at);
@@ -312,7 +289,7 @@ impl Reactor {
         }
         let mut ran = 0;
         loop {
-            let batch = std::mem::take(&mut *self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner));
+            let batch = self.inner.shared.take_ready();
             if batch.is_empty() {
                 return ran > 0;
             }
@@ -325,10 +302,7 @@ impl Reactor {
                 }
             }
             if batch.len() > 0 {
-                let mut ready = self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner);
-                for (at, runnable) in batch.enumerate() {
-                    ready.insert(at, runnable);
-                }
+                self.inner.shared.put_back(batch);
                 return true;
             }
         }
@@ -378,13 +352,7 @@ impl Reactor {
         for waker in wakers {
             waker.wake();
         }
-        loop {
-            let batch = std::mem::take(&mut *self.inner.shared.ready.lock().unwrap_or_else(PoisonError::into_inner));
-            if batch.is_empty() {
-                break;
-            }
-            drop(batch);
-        }
+        self.inner.shared.drop_tasks(|| self.inner.active.borrow().wakers.iter().any(Option::is_some));
     }
 }
 
@@ -393,8 +361,7 @@ struct Ending<'a>(&'a Reactor);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let jobs = self.0.inner.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(jobs);
+        self.0.inner.shared.close();
         self.0.drain_tasks();
     }
 }

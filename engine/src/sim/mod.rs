@@ -165,7 +165,7 @@ where
     F: Future<Output = T> + 'static,
 {
     let wake = Arc::new(Waker::new().expect("an eventfd"));
-    let shared = Shared::new(wake);
+    let shared = Arc::new(Shared::new(wake));
     let storage = Box::new(SimStorage(disk.clone()));
     let reactor = Reactor::new(shared, storage, Box::new(SimClock(disk.clone())));
     disk.attach(limit, reactor.stopper());

@@ -155,15 +155,27 @@ fn find_flag(flags: &[u64], from: u64, to: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::Config};
+
+    const OPS: usize = if cfg!(miri) { 6 } else { 60 };
+
+    fn config() -> Config {
+        match cfg!(miri) {
+            // There is no file system to keep failures in.
+            true => Config { cases: 3, failure_persistence: None, ..Config::default() },
+            false => Config::default(),
+        }
+    }
 
     fn naive_free(b: &Bitmap, total: u64) -> u64 {
         (0..total).filter(|&i| !b.is_set(i)).count() as u64
     }
 
     proptest! {
+        #![proptest_config(config())]
+
         #[test]
-        fn agrees_with_a_plain_list(ops in prop::collection::vec((any::<bool>(), 0u64..1000, 1u64..200), 1..60)) {
+        fn agrees_with_a_plain_list(ops in prop::collection::vec((any::<bool>(), 0u64..1000, 1u64..200), 1..OPS)) {
             let total = 1200;
             let mut map = Bitmap::new(total, 10..1190);
             let mut model = vec![true; 1216];

@@ -17,6 +17,8 @@
 
 pub(crate) mod bitmap;
 pub(crate) mod reach;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -543,43 +545,5 @@ fn push_run(runs: &mut Vec<Run>, block: u64) {
     match runs.last_mut() {
         Some(last) if last.end() == block => last.len += 1,
         _ => runs.push(Run { start: block, len: 1 }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn growing_leaves_alone_what_is_being_given_back() {
-        let total = 32 * SEGMENT;
-        let mut space = Space::new(total, 64, total, Reach::new(total), true);
-        space.set_backed(Run { start: 0, len: 32 });
-        let leaving = space.take_empty_segments(4);
-        assert_eq!(leaving, [16, 17, 18, 19]);
-        // A write finds little room while the file system punches.
-        assert_eq!(space.segments_to_back(16), None, "room would be set aside and punched");
-        for &segment in &leaving {
-            space.gave_back(segment);
-        }
-        assert_eq!(space.segments_to_back(16), Some(Run { start: 16, len: 4 }));
-        space.set_backed(Run { start: 16, len: 4 });
-        assert_eq!(space.backed_free, space.free());
-        assert_eq!(space.take_empty_segments(4), leaving);
-        assert_eq!(space.backed_free, space.count_backed_free());
-    }
-
-    #[test]
-    fn what_is_being_given_back_is_no_reason_to_call_a_pool_full() {
-        let total = 32 * SEGMENT;
-        let mut space = Space::new(total, 64, total, Reach::new(total), true);
-        space.set_backed(Run { start: 0, len: 32 });
-        let leaving = space.take_empty_segments(16);
-        while let Ok(run) = space.reserve_run(LONGEST_RUN, Purpose::Metadata) {
-            space.acquire(run);
-        }
-        assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Releasing));
-        leaving.iter().for_each(|&segment| space.gave_back(segment));
-        assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Unbacked));
     }
 }

@@ -155,3 +155,70 @@ impl std::fmt::Debug for IoBuf {
         write!(f, "IoBuf({} bytes)", self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lengths around the capacities that are kept.
+    const LENGTHS: [usize; 8] =
+        [0, 1, ALIGN - 1, ALIGN, ALIGN + 1, KEPT_CAPACITY, KEPT_CAPACITY + 1, 3 * KEPT_CAPACITY];
+
+    fn kept() -> [usize; 2] {
+        [SINGLE.with(|k| k.0.borrow().len()), LARGE.with(|k| k.0.borrow().len())]
+    }
+
+    #[test]
+    fn every_buffer_is_aligned_whole_and_its_own() {
+        for round in 1..=3 {
+            let bufs: Vec<IoBuf> = LENGTHS
+                .iter()
+                .map(|&len| {
+                    let mut buf = IoBuf::zeroed(len);
+                    assert_eq!(buf[..], vec![0; len][..], "{len} bytes, used before");
+                    buf.fill(round);
+                    buf
+                })
+                .collect();
+            for (buf, len) in bufs.iter().zip(LENGTHS) {
+                assert_eq!((buf.len(), buf.as_ptr().addr() % ALIGN), (len, 0));
+                assert_eq!(buf[..], vec![round; len][..]);
+            }
+        }
+    }
+
+    #[test]
+    fn copies_are_apart_and_shortening_keeps_the_rest() {
+        let mut one = IoBuf::from(&[1, 2, 3][..]);
+        let mut two = one.clone();
+        two[0] = 9;
+        one.truncate(2);
+        one.truncate(3);
+        assert_eq!((&one[..], &two[..]), (&[1, 2][..], &[9, 2, 3][..]));
+        drop(one);
+        assert_eq!(two[..], [9, 2, 3]);
+    }
+
+    #[test]
+    fn a_thread_keeps_a_bounded_number_for_itself() {
+        let few = [0, 0];
+        assert_eq!(kept(), few, "tests have threads of their own");
+        let singles = if cfg!(miri) { KEPT / 64 } else { KEPT + 10 };
+        let bufs: Vec<IoBuf> = (0..singles).map(|_| IoBuf::with_len(ALIGN)).collect();
+        let places: Vec<usize> = bufs.iter().map(|b| b.as_ptr().addr()).collect();
+        drop(bufs);
+        drop((IoBuf::with_len(KEPT_CAPACITY), IoBuf::with_len(KEPT_CAPACITY + 1)));
+        assert_eq!(kept(), [singles.min(KEPT), 1], "larger ones are not kept");
+        let again = IoBuf::with_len(1);
+        assert!(places.contains(&again.as_ptr().addr()), "one that was kept");
+        // Buffers end on another thread, also while it ends.
+        let there = std::thread::spawn(move || {
+            thread_local!(static LATE: RefCell<Option<IoBuf>> = const { RefCell::new(None) });
+            LATE.set(Some(IoBuf::with_len(ALIGN)));
+            drop(again);
+            kept()
+        });
+        assert_eq!(there.join().unwrap(), [1, 0]);
+        assert_eq!(kept(), [singles.min(KEPT) - 1, 1]);
+    }
+}

@@ -1,15 +1,13 @@
-//! Waking the reactor's thread from others: an `eventfd`, written only when the reactor sleeps.
+//! Waking the reactor's thread from others: an `eventfd` that its storage waits for.
 
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Wakes one reactor.
 pub(crate) struct Waker {
     fd: OwnedFd,
-    sleeping: AtomicBool,
 }
 
 impl Waker {
@@ -20,35 +18,18 @@ impl Waker {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: just made, owned by nobody else.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, sleeping: AtomicBool::new(false) })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
 
-    /// Wakes the reactor if it sleeps. Call it after the work has been made visible.
-    pub(crate) fn wake(&self) {
-        if self.sleeping.swap(false, Ordering::SeqCst) {
-            self.notify();
-        }
-    }
-
-    /// Writes the descriptor in any case.
+    /// Ends a wait for the descriptor, or else the next one.
     pub(crate) fn notify(&self) {
         let one = 1u64;
         // SAFETY: eight bytes from a local. It fails only when the counter is full, and then the reactor wakes anyway.
         let _written = unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), 8) };
-    }
-
-    /// The reactor is about to sleep: it must look at its queues once more after this.
-    pub(crate) fn prepare_sleep(&self) {
-        self.sleeping.store(true, Ordering::SeqCst);
-    }
-
-    /// The reactor is awake.
-    pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
     }
 
     /// Empties the descriptor without blocking.

@@ -154,6 +154,9 @@ impl<'a> Walk<'a> {
 }
 
 #[cfg(test)]
+mod random;
+
+#[cfg(test)]
 mod tests {
     use super::{
         super::fixture::{Disk, data},

@@ -183,3 +183,161 @@ impl Edit<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        rng::Rng,
+        tree::{
+            forest::{Forest, Live},
+            lookup::Tree,
+        },
+    };
+
+    /// Blocks around the ends of leaves and of nodes of leaves, in a few leaves.
+    const BLOCKS: [u64; 12] = [0, 1, 2, 255, 256, 300, 65_535, 65_536, 65_537, 131_071, 131_400, 200_000];
+
+    struct Garden {
+        forest: Forest,
+        live: Live,
+        snapshots: Vec<Live>,
+        /// Subtrees that were cut off and that only their version owned.
+        detached: Vec<Tree>,
+    }
+
+    impl Garden {
+        fn new() -> Self {
+            let forest = Forest::new();
+            let live = forest.plant(3);
+            Self { forest, live, snapshots: Vec::new(), detached: Vec::new() }
+        }
+
+        fn step(&mut self, rng: &mut Rng) {
+            let Self { forest, live, snapshots, detached } = self;
+            let block = rng.pick(&BLOCKS);
+            match rng.below(20) {
+                0..=8 => forest.write(live, block),
+                9 | 10 => {
+                    let end = (block / 256 + 1) * 256;
+                    forest.clear(live, block, (block + 1 + rng.below(3)).min(end));
+                }
+                11 => {
+                    let height = 1 + rng.below(u64::from(live.tree.depth)) as u32;
+                    let base = block / span(height) * span(height);
+                    let cut = forest.cut(live, base, height);
+                    if live.floor.owns(cut.root.birth(), base + span(height)) {
+                        detached.push(cut);
+                    }
+                }
+                12 if live.tree.depth < 5 => forest.grow(live, live.tree.depth + 1),
+                12..=14 => snapshots.push(forest.snapshot(live)),
+                15 | 16 if !forest.is_freezing() => forest.freeze(),
+                15..=17 if forest.is_freezing() => {
+                    let trees = snapshots.iter_mut().chain([live]).map(|v| &mut v.tree).chain(detached);
+                    forest.thaw(trees.map(|t| &mut t.root));
+                }
+                18 => forest.evict(),
+                _ => forest.commit(),
+            }
+        }
+
+        fn check(&self) {
+            let versions = || self.snapshots.iter().chain([&self.live]);
+            for version in versions() {
+                assert_eq!(self.forest.content(version.tree), version.content);
+            }
+            if !self.forest.is_freezing() {
+                self.forest.check_exact(versions().map(|v| v.tree).chain(self.detached.iter().copied()));
+            }
+        }
+    }
+
+    /// Every version reads back what was written to it, also those whose nodes were copied since, and the blocks in use are exactly those
+    /// that some version refers to: nothing is released that another holds, and nothing is lost.
+    #[test]
+    fn random_edits_agree_with_a_map() {
+        let (seeds, steps) = if cfg!(miri) { (1, 60) } else { (60, 150) };
+        for seed in 1..=seeds {
+            let mut rng = Rng::new(seed);
+            let mut garden = Garden::new();
+            for step in 1..=steps {
+                garden.step(&mut rng);
+                if !cfg!(miri) || step % 20 == 0 {
+                    garden.check();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_is_released_by_its_owner_alone() {
+        let mut forest = Forest::new();
+        let mut live = forest.plant(2);
+        forest.write(&mut live, 7);
+        forest.write(&mut live, 7);
+        forest.commit();
+        // One block and the nodes over it; both writes of it were the version's own.
+        assert_eq!((forest.space.reach.count(), forest.nodes.dirty_count(), live.shared), (1, 2, 0));
+        let snapshot = forest.snapshot(&mut live);
+        forest.write(&mut live, 7);
+        assert_eq!((forest.space.reach.count(), forest.nodes.dirty_count(), live.shared), (2, 4, 1));
+        forest.clear(&mut live, 7, 8);
+        assert_eq!((forest.space.reach.count(), forest.nodes.dirty_count(), live.shared), (1, 2, 1));
+        assert!(live.tree.root.is_hole(), "empty nodes go");
+        assert_eq!(forest.content(snapshot.tree), snapshot.content);
+    }
+
+    /// The parent is being dissolved: behind its cursor its blocks are the child's, before it they are not.
+    #[test]
+    fn behind_the_cursor_of_a_walk_the_child_answers_for_more() {
+        let mut forest = Forest::new();
+        let mut live = forest.plant(2);
+        let blocks = [0, 511, 512, 600];
+        blocks.iter().for_each(|&block| forest.write(&mut live, block));
+        let parent = forest.snapshot(&mut live);
+        live.floor = Floor { cursor: 512, below: Epoch(0), above: Epoch(1) };
+        let place = |forest: &Forest, block: u64| {
+            let mut found = Pointer::HOLE;
+            forest.disk.visit(&forest.nodes, parent.tree.root, 2, 0, &mut |pointer, height, base| {
+                if (height, base) == (0, block) {
+                    found = pointer;
+                }
+                true
+            });
+            match found.place() {
+                Place::Data(at) => at.0,
+                other => panic!("{other:?}"),
+            }
+        };
+        let places = blocks.map(|block| place(&forest, block));
+        blocks.iter().for_each(|&block| forest.write(&mut live, block));
+        assert_eq!(places.map(|at| forest.space.reach.contains(at)), [false, false, true, true]);
+        assert_eq!(live.shared, 2);
+    }
+
+    #[test]
+    fn a_path_is_opened_whole_or_not_at_all() {
+        let mut forest = Forest::new();
+        let mut live = forest.plant(3);
+        forest.write(&mut live, 70_000);
+        forest.freeze();
+        forest.thaw([&mut live.tree.root].into_iter());
+        forest.evict();
+        let root = live.tree.root;
+        // The nodes come into memory one at a time; until the last is there, none is copied.
+        for level in [2, 1, 0] {
+            let mut now = root;
+            let (nodes, space) = (&mut forest.nodes, &mut forest.space);
+            let mut edit =
+                Edit { nodes, space, root: &mut now, depth: 3, floor: live.floor, epoch: Epoch(1), shared: 0 };
+            let missing = edit.leaf(70_000).unwrap_err();
+            assert_eq!(missing.nodes.iter().map(|(_, level)| *level).collect::<Vec<_>>(), [level]);
+            assert_eq!((now, forest.nodes.dirty_count()), (root, 0));
+            forest.disk.load(&mut forest.nodes, &missing);
+        }
+        forest.clear(&mut live, 70_000, 70_001);
+        assert!(live.tree.root.is_hole());
+        forest.check_exact([live.tree].into_iter());
+    }
+}

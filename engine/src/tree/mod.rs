@@ -10,6 +10,8 @@ pub(crate) mod diff;
 pub(crate) mod edit;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+pub(crate) mod forest;
 pub(crate) mod lookup;
 pub(crate) mod nodes;
 

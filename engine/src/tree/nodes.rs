@@ -259,3 +259,107 @@ impl Nodes {
         self.slots.iter().enumerate().filter_map(|(i, s)| s.as_ref().map(|d| (i as u32, d.bytes.clone()))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        space::{Purpose, bitmap::Run},
+        tree::forest::{Disk, Held, empty_space},
+    };
+
+    const NOW: Epoch = Epoch(1);
+
+    /// Nodes with a leaf that holds one data block and a parent over it.
+    struct Pair {
+        nodes: Nodes,
+        space: Space,
+        disk: Disk,
+        leaf: u32,
+        parent: u32,
+    }
+
+    fn pair() -> Pair {
+        let (mut nodes, mut space) = (Nodes::new(0), empty_space());
+        let leaf = nodes.add(node::empty(), 0, NOW);
+        let parent = nodes.add(node::empty(), 1, NOW);
+        let data = block(&mut space);
+        assert!(nodes.set(leaf, 3, Pointer::data(data, NOW, 5)).is_hole());
+        assert!(nodes.set(parent, 9, Pointer::dirty(leaf, NOW)).is_hole());
+        Pair { nodes, space, disk: Disk::default(), leaf, parent }
+    }
+
+    fn block(space: &mut Space) -> PhysicalBlock {
+        let run = space.reserve_run(1, Purpose::Data).unwrap();
+        space.acquire(run);
+        PhysicalBlock(run.start)
+    }
+
+    fn child(nodes: &Nodes, slot: u32, index: usize) -> Pointer {
+        node::get(&nodes.slot(slot).unwrap().bytes, index)
+    }
+
+    #[test]
+    fn an_open_node_changes_in_place_and_a_slot_is_used_again() {
+        let Pair { mut nodes, mut space, leaf, .. } = pair();
+        let seen = nodes.dirty_view();
+        let other = Pointer::data(block(&mut space), NOW, 6);
+        assert_eq!(nodes.set(leaf, 3, other).crc(), 5);
+        assert_eq!(nodes.set(leaf, 4, Pointer::HOLE), Pointer::HOLE);
+        assert_eq!(nodes.slot(leaf).unwrap().used, 1);
+        assert_eq!(node::get(&seen[&leaf], 3).crc(), 5, "a view stays as it was");
+        nodes.release(Pointer::dirty(leaf, NOW), &mut space);
+        assert_eq!(nodes.dirty_bytes(), BLOCK_SIZE as u64);
+        assert_eq!(nodes.add(node::empty(), 2, NOW), leaf);
+        assert_eq!((nodes.dirty_count(), nodes.slot(leaf).unwrap().level), (2, 2));
+    }
+
+    #[test]
+    fn a_checkpoint_turns_slots_into_blocks_wherever_they_stand() {
+        let Pair { mut nodes, mut space, mut disk, leaf, parent } = pair();
+        let frozen = nodes.freeze();
+        assert_eq!(frozen, [leaf, parent], "leaves first");
+        assert!(!nodes.is_open(leaf) && !nodes.is_open(parent));
+        // A newer node refers to the frozen leaf, as a copied parent does.
+        let newer = nodes.add(IoBuf::clone(&nodes.slot(parent).unwrap().bytes), 1, NOW);
+        assert!(nodes.is_open(newer) && nodes.written(Pointer::dirty(leaf, NOW)).is_none());
+        disk.write(&mut nodes, &mut space, &frozen);
+        let [leaf_there, parent_there] = [leaf, parent].map(|s| nodes.written(Pointer::dirty(s, NOW)).unwrap());
+        // What goes to the disk names blocks; what is in memory names slots until the checkpoint is durable.
+        assert_eq!(node::get(&nodes.sealed_bytes(parent), 9), leaf_there);
+        assert_eq!([parent, newer].map(|s| child(&nodes, s, 9)), [Pointer::dirty(leaf, NOW); 2]);
+        nodes.release(Pointer::dirty(parent, NOW), &mut space);
+        nodes.thaw(&frozen, &mut space);
+        assert_eq!((nodes.dirty_count(), child(&nodes, newer, 9)), (1, leaf_there));
+        assert_eq!(node::get(nodes.get(leaf_there, 0).unwrap(), 3).crc(), 5, "a clean node is in memory");
+        assert!(nodes.get(parent_there, 1).is_err(), "one that was released meanwhile is not");
+        let mut held = Held::default();
+        disk.visit(&nodes, Pointer::dirty(newer, NOW), 2, 0, &mut |pointer, _, _| held.note(pointer));
+        assert_eq!(held, Held::by_count(&nodes, &space));
+        nodes.release(leaf_there, &mut space);
+        assert!(nodes.get(leaf_there, 0).is_err(), "a released block is no longer in memory");
+    }
+
+    #[test]
+    fn neighbours_that_are_missing_too_are_asked_for() {
+        let Pair { mut nodes, mut space, .. } = pair();
+        let mut bytes = node::empty();
+        let pointers: Vec<Pointer> = (0..40).map(|crc| Pointer::node(block(&mut space), NOW, crc)).collect();
+        pointers.iter().enumerate().for_each(|(i, pointer)| node::set(&mut bytes, i * 2, *pointer));
+        nodes.cache.insert(space_of(pointers[2]), 2, Rc::new(node::empty()));
+        assert!(nodes.get_child(&bytes, 4, 0).is_ok());
+        let missing = nodes.get_child(&bytes, 0, 0).unwrap_err().nodes;
+        let expected: Vec<(Pointer, u32)> =
+            pointers.iter().take(AHEAD + 2).filter(|p| **p != pointers[2]).map(|p| (*p, 0)).collect();
+        assert_eq!(missing, expected);
+        let run = Run { start: space_of(pointers[0]), len: 40 };
+        assert_eq!(space.reach.remove(run), 40);
+    }
+
+    fn space_of(pointer: Pointer) -> u64 {
+        match pointer.place() {
+            Place::Node(block) => block.0,
+            other => panic!("{other:?}"),
+        }
+    }
+}
