@@ -1,11 +1,11 @@
-//! The pool's local interface: volumes, snapshots, clones, differences, deletion, on the reactor's thread.
+//! The pool's local interface on the reactor's thread: volumes, differences, statistics. Snapshots are beside it.
 
 use std::rc::Rc;
 
 use crate::{
     core::Core,
     error::{Result, busy, exists, invalid, no_space, not_found, read_only},
-    info::{Event, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions},
+    info::{Event, ExtentKind, ExtentPage, PoolStats, VolumeInfo, VolumeOptions},
     names::{Target, check_name},
     reactor::Reactor,
     state::State,
@@ -28,7 +28,7 @@ pub struct LocalPool {
     pub(crate) core: Rc<Core>,
 }
 
-fn check_size(size: u64) -> Result<()> {
+pub(crate) fn check_size(size: u64) -> Result<()> {
     if !(MIN_VOLUME..=MAX_VOLUME).contains(&size) {
         return Err(invalid(format!("a volume of {size} bytes is out of range: 1 MiB to 64 TiB")));
     }
@@ -49,8 +49,16 @@ impl LocalPool {
         self.core.writable()
     }
 
+    /// Nothing may be opened while blocks change from free to used and back behind everybody's back.
+    fn not_repairing(&self) -> Result<()> {
+        if self.core.repairing.get() {
+            return Err(busy("the pool is being repaired: wait for the end of the repair"));
+        }
+        Ok(())
+    }
+
     /// New versions need table pages; a full pool refuses them before anything changes.
-    fn room_for_versions(&self, count: u64) -> Result<()> {
+    pub(crate) fn room_for_versions(&self, count: u64) -> Result<()> {
         let mut state = self.core.state.borrow_mut();
         if state.is_short_of_nodes() || state.space.free() < state.space.reserve() / 4 + count {
             drop(state);
@@ -67,12 +75,13 @@ impl LocalPool {
     /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512).
     ///
     /// # Errors
-    /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`.
+    /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`; `Busy` during a repair.
     pub async fn create_volume(&self, name: &str, size: u64, options: VolumeOptions) -> Result<LocalVolume> {
         self.core.admit().await?;
         check_name("volume", name)?;
         check_size(size)?;
         self.room_for_versions(1)?;
+        self.not_repairing()?;
         let volume = {
             let now = self.core.reactor.unix_ms();
             let mut state = self.core.state.borrow_mut();
@@ -90,8 +99,9 @@ impl LocalPool {
     /// Opens a volume, or a snapshot for reading.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `Busy` during a repair.
     pub fn open(&self, target: &Target) -> Result<LocalVolume> {
+        self.not_repairing()?;
         let opened = {
             let state = self.core.state.borrow();
             let volume = state.lineage.require_volume(&target.volume)?;
@@ -140,7 +150,7 @@ impl LocalPool {
     }
 
     /// One volume, whatever it is called by now.
-    fn brief_of(&self, id: VolumeId) -> Result<VolumeInfo> {
+    pub(crate) fn brief_of(&self, id: VolumeId) -> Result<VolumeInfo> {
         let state = self.core.state.borrow();
         let live = state.lineage.live_of(id).ok_or_else(|| not_found("the volume was deleted meanwhile"))?;
         Ok(self.volume_info_of(&state, live))
@@ -162,7 +172,7 @@ impl LocalPool {
         }
     }
 
-    async fn exclusive(&self, id: VersionId) -> Result<u64> {
+    pub(crate) async fn exclusive(&self, id: VersionId) -> Result<u64> {
         let mut blocks = 0;
         let mut from = 0;
         let mut known = Known::default();
@@ -280,7 +290,7 @@ impl LocalPool {
         Ok(deleted)
     }
 
-    fn not_attached(&self, opened: Opened, name: &str) -> Result<()> {
+    pub(crate) fn not_attached(&self, opened: Opened, name: &str) -> Result<()> {
         let attached = self.core.attached.borrow();
         let count = match opened {
             Opened::Volume(id) => attached.volumes.get(&id),
@@ -292,109 +302,8 @@ impl LocalPool {
         }
     }
 
-    // ---- snapshots ----
-
-    /// Snapshots of one volume, or of all (by volume, oldest first).
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub fn list_snapshots(&self, volume: Option<&str>) -> Result<Vec<SnapshotInfo>> {
-        let state = self.core.state.borrow();
-        let volumes = match volume {
-            Some(name) => vec![state.lineage.require_volume(name)?],
-            None => state.lineage.volumes(),
-        };
-        let all = volumes.into_iter().flat_map(|v| state.lineage.snapshots_of(v.volume));
-        Ok(all.map(|s| self.snapshot_info_of(&state, s)).collect())
-    }
-
-    /// Like [`LocalPool::list_snapshots`]; with `exclusive`, also what deleting each would free.
-    ///
-    /// # Errors
-    /// `NotFound`; `Corrupt` or `Io` when the metadata walk fails.
-    pub async fn snapshots(&self, volume: Option<&str>, exclusive: bool) -> Result<Vec<SnapshotInfo>> {
-        let mut list = self.list_snapshots(volume)?;
-        if exclusive {
-            for info in &mut list {
-                info.exclusive = Some(self.exclusive(info.version).await?);
-            }
-        }
-        Ok(list)
-    }
-
-    /// One snapshot, with its exclusive bytes.
-    ///
-    /// # Errors
-    /// `NotFound`, `Invalid`; `Corrupt` or `Io` when the metadata walk fails.
-    pub async fn snapshot_info(&self, target: &Target) -> Result<SnapshotInfo> {
-        let _name = target.require_snapshot()?;
-        let mut info = {
-            let state = self.core.state.borrow();
-            let id = state.lineage.resolve(target)?;
-            let version = state.lineage.get(id).ok_or_else(|| not_found(format!("{target} is gone")))?;
-            self.snapshot_info_of(&state, version)
-        };
-        info.exclusive = Some(self.exclusive(info.version).await?);
-        Ok(info)
-    }
-
-    fn snapshot_info_of(&self, state: &State, v: &Version) -> SnapshotInfo {
-        SnapshotInfo {
-            version: v.id,
-            volume: state.lineage.live_of(v.volume).map(|l| l.name.clone()).unwrap_or_default(),
-            name: v.name.clone(),
-            size: v.size,
-            created_ms: v.created_ms,
-            parent: parent_name(state, v),
-            allocated: v.data_blocks * BLOCK,
-            exclusive: None,
-            attached: self.core.attached.borrow().snapshots.get(&v.id).copied().unwrap_or(0),
-        }
-    }
-
-    /// Takes snapshots of one or several volumes at one moment, in one commit. Costs the same whatever the volumes hold.
-    ///
-    /// # Errors
-    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`; then none was taken.
-    pub async fn snapshot(&self, targets: &[Target]) -> Result<Vec<SnapshotInfo>> {
-        self.core.admit().await?;
-        if targets.is_empty() {
-            return Err(invalid("name at least one VOLUME@SNAPSHOT"));
-        }
-        self.room_for_versions(targets.len() as u64)?;
-        let versions = {
-            let mut state = self.core.state.borrow_mut();
-            let mut plan: Vec<(VersionId, &str)> = Vec::new();
-            for target in targets {
-                let name = target.require_snapshot()?;
-                check_name("snapshot", name)?;
-                let volume = state.lineage.require_volume(&target.volume)?;
-                if state.lineage.snapshot_named(volume.volume, name).is_some() {
-                    return Err(exists(format!("{target} exists already")));
-                }
-                if plan.iter().any(|(id, _)| *id == volume.id) {
-                    return Err(invalid(format!("volume {:?} is named twice", target.volume)));
-                }
-                plan.push((volume.id, name));
-            }
-            self.fits_a_group(plan.iter().map(|(_, n)| n.len() + 64).sum())?;
-            let now = self.core.reactor.unix_ms();
-            let last = plan.len() - 1;
-            let mut versions = Vec::with_capacity(plan.len());
-            for (i, (live, name)) in plan.into_iter().enumerate() {
-                let frozen = VersionId(state.lineage.next_version);
-                state.snapshot(live, frozen, name, now, i == last);
-                versions.push(frozen);
-            }
-            versions
-        };
-        self.core.flush().await?;
-        let state = self.core.state.borrow();
-        Ok(versions.iter().filter_map(|id| state.lineage.get(*id)).map(|v| self.snapshot_info_of(&state, v)).collect())
-    }
-
     /// What must be atomic has to fit into one journal group.
-    fn fits_a_group(&self, bytes: usize) -> Result<()> {
+    pub(crate) fn fits_a_group(&self, bytes: usize) -> Result<()> {
         let limit = self.core.max_group_blocks() * BLOCK / 4;
         if bytes as u64 > limit {
             return Err(invalid(format!(
@@ -402,81 +311,6 @@ impl LocalPool {
             )));
         }
         Ok(())
-    }
-
-    /// Deletes a snapshot. Any may be deleted at any time; space comes back in the background.
-    ///
-    /// # Errors
-    /// `Busy` while it is open, `NotFound`, `Invalid`, `ReadOnly`.
-    pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
-        self.core.admit().await?;
-        let _name = target.require_snapshot()?;
-        {
-            let mut state = self.core.state.borrow_mut();
-            let id = state.lineage.resolve(target)?;
-            self.not_attached(Opened::Snapshot(id), &target.to_string())?;
-            state.delete(id);
-        }
-        self.core.flush().await?;
-        self.core.signals.deletion.notify();
-        Ok(())
-    }
-
-    /// Makes a volume that starts as a snapshot, independent from the first moment; `size` may be larger.
-    ///
-    /// # Errors
-    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`.
-    pub async fn clone_volume(&self, snapshot: &Target, name: &str, size: Option<u64>) -> Result<VolumeInfo> {
-        self.core.admit().await?;
-        check_name("volume", name)?;
-        let _name = snapshot.require_snapshot()?;
-        self.room_for_versions(1)?;
-        let volume = {
-            let now = self.core.reactor.unix_ms();
-            let mut state = self.core.state.borrow_mut();
-            let id = state.lineage.resolve(snapshot)?;
-            let Some(origin) = state.lineage.get(id) else { return Err(not_found(format!("{snapshot} is gone"))) };
-            let size = size.unwrap_or(origin.size);
-            check_size(size)?;
-            if size < origin.size {
-                return Err(invalid(format!(
-                    "a clone of {snapshot} cannot be smaller than it ({size} bytes, it has {})",
-                    origin.size
-                )));
-            }
-            let options = origin.options.clone();
-            free_name(&state, name)?;
-            let ids = (VolumeId(state.lineage.next_volume), VersionId(state.lineage.next_version));
-            state.clone_version(id, ids, name, size, now, options);
-            ids.0
-        };
-        self.core.flush().await?;
-        self.brief_of(volume)
-    }
-
-    /// Sets a volume's content and size back to one of its snapshots. The snapshots stay, newer ones too.
-    ///
-    /// # Errors
-    /// `Busy` while the volume is open, unless `force`; `NotFound`, `NoSpace`, `ReadOnly`.
-    pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
-        self.core.admit().await?;
-        self.room_for_versions(1)?;
-        let volume_id = {
-            let mut state = self.core.state.borrow_mut();
-            let live = state.lineage.require_volume(volume)?;
-            let (live_id, volume_id) = (live.id, live.volume);
-            let snapshot_id = state.lineage.require_snapshot(live, snapshot)?.id;
-            if !force {
-                self.not_attached(Opened::Volume(volume_id), volume)
-                    .map_err(|e| e.within("a revert changes what clients see under their feet"))?;
-            }
-            let id = VersionId(state.lineage.next_version);
-            state.revert(live_id, snapshot_id, id);
-            volume_id
-        };
-        self.core.flush().await?;
-        self.core.signals.deletion.notify();
-        self.brief_of(volume_id)
     }
 
     /// What `to` holds that `from` (`None`: nothing) does not, in order, from `offset` on: a page, and where to go on. `Data` ranges
@@ -576,7 +410,7 @@ impl LocalPool {
     /// # Errors
     /// `ReadOnly`, `Io`, `NoSpace`.
     pub async fn checkpoint(&self) -> Result<()> {
-        if self.core.opened_read_only {
+        if self.core.opened_read_only.get() {
             return Err(read_only("the pool was opened for reading only"));
         }
         self.core.checkpoint().await?;
@@ -589,7 +423,7 @@ impl LocalPool {
     }
 }
 
-fn free_name(state: &State, name: &str) -> Result<()> {
+pub(crate) fn free_name(state: &State, name: &str) -> Result<()> {
     match state.lineage.volume_named(name) {
         Some(_) => Err(exists(format!("there is a volume {name:?} already"))),
         None => Ok(()),
@@ -597,7 +431,7 @@ fn free_name(state: &State, name: &str) -> Result<()> {
 }
 
 /// The nearest ancestor that its user still sees.
-fn parent_name(state: &State, version: &Version) -> Option<String> {
+pub(crate) fn parent_name(state: &State, version: &Version) -> Option<String> {
     let mut next = version.parent;
     while let Some(parent) = next.and_then(|id| state.lineage.get(id)) {
         if parent.state == VersionState::Snapshot {

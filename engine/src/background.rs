@@ -56,6 +56,7 @@ impl Core {
                 Ok(false)
             }
             Shortage::Releasing => {
+                self.scrub_batch_over().await;
                 let before = self.state.borrow().space.free();
                 let sealed = self.state.borrow().space.has_sealed();
                 if sealed {
@@ -129,7 +130,7 @@ impl Core {
     pub(crate) async fn deletion_task(self: Rc<Self>) {
         loop {
             let signal = self.signals.deletion.notified();
-            if self.latch.borrow().is_some() {
+            if self.latch.borrow().is_some() || self.repairing.get() {
                 signal.await;
                 continue;
             }
@@ -226,7 +227,7 @@ impl Core {
             self.prune_branches();
             quiet_ticks = if pending { 0 } else { quiet_ticks + 1 };
             // Space is given back when nobody is writing, so that a steady load reuses it instead.
-            if quiet_ticks >= 4 {
+            if quiet_ticks >= 4 && !self.repairing.get() {
                 self.give_back().await;
                 if !self.counting.replace(true) {
                     let core = self.clone();

@@ -25,6 +25,7 @@ use crate::{
     storage::{Op, Part, buffer::IoBuf},
     tree::Missing,
     units::{BLOCK, BLOCK_SIZE, VersionId, VolumeId},
+    upkeep::{ScrubOutcome, ScrubProgress},
 };
 
 /// Limits of an open pool.
@@ -55,6 +56,26 @@ pub(crate) struct Attached {
     pub(crate) snapshots: FxHashMap<VersionId, u64>,
 }
 
+/// What opening found in the superblock's slots.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Inherited {
+    /// The checkpoint that was opened; later ones were written by this process.
+    pub(crate) checkpoint: u64,
+    /// Slots without a usable copy.
+    pub(crate) unusable: [bool; 4],
+}
+
+/// The scrub that runs, if one does, and how the last one ended.
+#[derive(Default)]
+pub(crate) struct Scrubbing {
+    pub(crate) running: Option<ScrubProgress>,
+    /// It has been asked to end.
+    pub(crate) cancelled: bool,
+    pub(crate) last: Option<ScrubOutcome>,
+    /// Scrubs begun since the pool was opened.
+    pub(crate) count: u64,
+}
+
 #[derive(Default)]
 pub(crate) struct Signals {
     pub(crate) commit_wanted: Notify,
@@ -66,6 +87,8 @@ pub(crate) struct Signals {
     pub(crate) grown: Notify,
     pub(crate) block_unlocked: Notify,
     pub(crate) admitted: Notify,
+    /// A scrub went on, ended, or was told something.
+    pub(crate) scrub: Notify,
 }
 
 pub(crate) struct Core {
@@ -81,16 +104,25 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) path: PathBuf,
     pub(crate) thin: bool,
-    /// Whether the pool was opened for reading only.
-    pub(crate) opened_read_only: bool,
+    /// Whether nothing is written: the pool was opened for reading only, or for a repair that nobody has asked for yet.
+    pub(crate) opened_read_only: Cell<bool>,
+    /// Whether the latter.
+    pub(crate) opened_for_repair: bool,
+    /// A recovered journal has to be closed before anything is written.
+    pub(crate) journal_to_close: Cell<bool>,
+    pub(crate) inherited: Cell<Inherited>,
     pub(crate) latch: RefCell<Option<Error>>,
     pub(crate) checkpoint_wanted: Cell<bool>,
     pub(crate) checkpoint_running: Cell<bool>,
     pub(crate) checkpoints_begun: Cell<u64>,
+    /// It counts as running only so that none is made.
+    pub(crate) checkpoints_held: Cell<bool>,
     pub(crate) committing: Cell<bool>,
     pub(crate) growing: Cell<bool>,
     /// How the last growing ended.
     pub(crate) grew: Cell<bool>,
+    /// The pool is being closed: what can wait for ever gives up.
+    pub(crate) closing: Cell<bool>,
     /// Blocks of a version are being counted.
     pub(crate) counting: Cell<bool>,
     /// When background deletion, which an error has stopped, tries again.
@@ -100,6 +132,11 @@ pub(crate) struct Core {
     /// A check holds back the reuse of blocks; it gives way when space runs out.
     pub(crate) check_running: Cell<bool>,
     pub(crate) check_yield: Cell<bool>,
+    /// A repair is under way: nothing may be opened.
+    pub(crate) repairing: Cell<bool>,
+    pub(crate) scrub: RefCell<Scrubbing>,
+    /// A scrub holds back the reuse of blocks, until its next signal.
+    pub(crate) scrub_holds: Cell<bool>,
     /// Blocks that a read-merge-write is under way on.
     pub(crate) locked_blocks: RefCell<rustc_hash::FxHashSet<(VolumeId, u64)>>,
     pub(crate) last_checkpoint: Cell<Duration>,
@@ -131,6 +168,12 @@ impl Core {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Whether the map and the table in memory are those of the last durable checkpoint, or of one that is being made. They are not after a
+    /// failure that ended one half-way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.opened_read_only.get() || self.latch.borrow().is_none()
     }
 
     /// Why the pool takes no writes, if it takes none.
@@ -191,6 +234,13 @@ impl Core {
     pub(crate) fn hold(self: &Rc<Self>) -> ReadGuard {
         let era = self.state.borrow_mut().space.begin_read();
         ReadGuard { core: self.clone(), era }
+    }
+
+    /// Waits until a scrub has let go of what it holds, which is never more than one batch.
+    pub(crate) async fn scrub_batch_over(&self) {
+        if self.scrub_holds.get() {
+            self.signals.scrub.notified().await;
+        }
     }
 
     /// Reads nodes into the cache, all at once; only a failure of the first one counts.

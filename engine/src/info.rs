@@ -199,16 +199,42 @@ pub enum Event {
         /// Which copy, and why.
         what: String,
     },
+    /// A scrub has begun.
+    ScrubStarted {
+        /// Bytes to be read, about.
+        total: u64,
+    },
+    /// A scrub has found a damaged block.
+    ScrubDamage {
+        /// What it is, where, and what is wrong with it.
+        what: String,
+    },
+    /// A scrub has ended.
+    ScrubEnded {
+        /// Whether it was cancelled before it was through.
+        cancelled: bool,
+        /// Damaged blocks that it found.
+        damaged_blocks: u64,
+    },
+    /// A repair has done something.
+    Repaired {
+        /// What.
+        what: String,
+    },
 }
 
-/// Result of a check: the free map rebuilt from the roots and compared.
+/// Result of a check: the free map rebuilt from the roots and compared, every copy of metadata verified.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CheckReport {
     /// Versions walked, deleted ones included.
     pub versions: u64,
-    /// Metadata nodes read and verified.
+    /// Metadata nodes walked: read and verified, or found in memory where no checkpoint has written them yet.
     pub nodes: u64,
+    /// Copies of the superblock read and judged.
+    pub superblocks: u64,
+    /// Pieces of the free map read and verified, at all its levels.
+    pub map_pieces: u64,
     /// Data blocks that the versions refer to.
     pub data_blocks: u64,
     /// Data blocks read and verified (only with `read_data`).

@@ -31,17 +31,22 @@ mod names;
 mod open;
 mod options;
 mod reactor;
+mod recover;
+mod repair;
 mod replay;
 #[cfg(test)]
 mod rng;
 mod sabotage;
+mod scrub;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod snapshots;
 mod space;
 mod state;
 mod storage;
 mod sweep;
 mod tree;
+mod upkeep;
 mod versions;
 mod volume;
 
@@ -60,4 +65,8 @@ pub use storage::{
     buffer::{ALIGN, IoBuf},
 };
 pub use units::{BLOCK, BLOCK_SIZE, GIB, KIB, MIB, SECTOR, TIB, VersionId, VolumeId};
+pub use upkeep::{
+    Damage, DamageKind, Pace, RepairAction, RepairPlan, RepairReport, RepairStep, ScrubOutcome, ScrubProgress,
+    ScrubReport, ScrubStatus,
+};
 pub use volume::LocalVolume;

@@ -22,11 +22,18 @@ pub struct OpenOptions {
     pub(crate) cache_bytes: u64,
     pub(crate) dirty_bytes: u64,
     pub(crate) read_only: bool,
+    pub(crate) repair: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { storage: StorageKind::default(), cache_bytes: 256 * MIB, dirty_bytes: 128 * MIB, read_only: false }
+        Self {
+            storage: StorageKind::default(),
+            cache_bytes: 256 * MIB,
+            dirty_bytes: 128 * MIB,
+            read_only: false,
+            repair: false,
+        }
     }
 }
 
@@ -62,6 +69,14 @@ impl OpenOptions {
     #[must_use]
     pub fn read_only(mut self, yes: bool) -> Self {
         self.read_only = yes;
+        self
+    }
+
+    /// Opens for a repair: nothing is written (not even what opening after a crash writes) until [`Pool::repair`](crate::Pool::repair) is
+    /// called, and damage that a repair can mend does not keep the pool from being opened. From the repair on it is open for writing.
+    #[must_use]
+    pub fn repair(mut self, yes: bool) -> Self {
+        self.repair = yes;
         self
     }
 }

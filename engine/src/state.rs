@@ -8,6 +8,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use rustc_hash::FxHashSet;
+
 use crate::{
     format::{node, pointer::Pointer, record::Record},
     info::{Event, VolumeOptions},
@@ -42,6 +44,8 @@ pub(crate) struct State {
     pub(crate) counting: Option<(VersionId, u64, u64)>,
     /// Blocks freed by the walk at the front of the deletion queue.
     pub(crate) freed: u64,
+    /// Versions that the scrub under way has walked to their end. What starts as one of them needs no walk of its own.
+    pub(crate) scrubbed: FxHashSet<VersionId>,
     /// While the journal is replayed: nothing is journaled, and released data is free at once.
     pub(crate) replaying: bool,
 }
@@ -272,6 +276,7 @@ impl State {
     /// Freezes one live version of a set; the last one closes the epoch.
     pub(crate) fn snapshot(&mut self, live: VersionId, frozen: VersionId, name: &str, created_ms: u64, last: bool) {
         self.lineage.freeze(live, frozen, name, created_ms);
+        self.starts_as(frozen, live);
         if last && !broken(Sabotage::KeepEpoch) {
             self.lineage.epoch = Epoch(self.lineage.epoch.0 + 1);
         }
@@ -298,7 +303,14 @@ impl State {
         self.record(&Record::Clone { snapshot, volume, version: id, created_ms, size, options, name });
     }
 
-    fn inherit(&self, version: &mut Version, from: VersionId) {
+    fn starts_as(&mut self, id: VersionId, origin: VersionId) {
+        if self.scrubbed.contains(&origin) {
+            let _new = self.scrubbed.insert(id);
+        }
+    }
+
+    fn inherit(&mut self, version: &mut Version, from: VersionId) {
+        self.starts_as(version.id, from);
         if let Some(origin) = self.lineage.get(from) {
             version.root = origin.root;
             version.depth = origin.depth;

@@ -13,7 +13,8 @@ use std::{
 };
 
 use cairn_engine::{
-    ErrorKind, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pool, PoolOptions, StorageKind, Target, VolumeOptions,
+    ErrorKind, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, Target,
+    VolumeOptions,
 };
 
 const SECTOR: u64 = 512;
@@ -362,6 +363,15 @@ impl World {
         }
     }
 
+    /// As fast as it can, or in many small batches between everything else.
+    async fn scrub_pool(&self, rng: &mut Rng) {
+        let pace = if rng.below(2) == 0 { Pace::unlimited() } else { Pace::bytes_per_second(400 * MIB) };
+        match self.pool.scrub(pace, |_| {}).await {
+            Ok(outcome) => assert!(outcome.report.is_clean(), "{:#?}", outcome.report.damaged),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Busy),
+        }
+    }
+
     /// With `pread` every write is in the file as soon as it was submitted, so a copy made here is what a crash now would leave.
     fn crash(&self) {
         self.crashes.set(self.crashes.get() + 1);
@@ -416,6 +426,7 @@ impl World {
                         93 => self.resize(&vol, &mut rng).await,
                         94 => self.pool.checkpoint().await.unwrap(),
                         95 => self.check_pool().await,
+                        98 => self.scrub_pool(&mut rng).await,
                         96 => self.pool.wait_deleted().await.unwrap(),
                         97 if crashes => self.crash(),
                         _ => {
@@ -455,6 +466,14 @@ impl World {
             task.await;
         }
         self.check_pool().await;
+        self.pool.wait_deleted().await.unwrap();
+        let checked = self.pool.check(true, |_, _| {}).await.unwrap();
+        let report = self.pool.scrub(Pace::unlimited(), |_| {}).await.unwrap().report;
+        assert!(checked.is_clean() && report.is_clean(), "{checked:#?} {report:#?}");
+        assert_eq!(
+            (report.versions, report.nodes, report.data_blocks),
+            (checked.versions, checked.nodes, checked.data_verified)
+        );
         for vol in self.volumes.take() {
             let name = vol.name.clone();
             drop(vol);

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use cairn_engine::{
-    BLOCK, ErrorKind, GIB, IoBuf, MIB, OpenOptions, Pool, PoolOptions, StorageKind, Target, Volume, VolumeOptions,
+    BLOCK, ErrorKind, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, Target, Volume, VolumeOptions,
 };
 
 fn block(value: u64) -> IoBuf {
@@ -56,8 +56,27 @@ async fn fill(volume: &Volume, model: &mut Model, first: u64, stride: u64) -> u6
     panic!("the volume was smaller than the pool");
 }
 
-/// `stride` 1 makes full leaves; 256 makes a leaf of each block, so that metadata takes as much as data.
-fn full(storage: StorageKind, stride: u64) {
+/// Scrubs a pool over and over, as fast as it can, until it is closed.
+fn scrub_until_closed(pool: &Pool) -> std::thread::JoinHandle<u64> {
+    let pool = pool.clone();
+    std::thread::spawn(move || {
+        let mut rounds = 0;
+        loop {
+            match pollster::block_on(pool.scrub(Pace::unlimited())) {
+                Ok(outcome) => assert!(outcome.report.is_clean(), "{:?}", outcome.report.damaged),
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Closed, "{e}");
+                    return rounds;
+                }
+            }
+            rounds += 1;
+        }
+    })
+}
+
+/// `stride` 1 makes full leaves; 256 makes a leaf of each block, so that metadata takes as much as data. With `scrubs`, something is being
+/// read and held all the time.
+fn full(storage: StorageKind, stride: u64, scrubs: bool) {
     end_on_panic();
     let shm = Path::new("/dev/shm");
     let dir = tempfile::tempdir_in(if shm.is_dir() { shm } else { Path::new("/tmp") }).unwrap();
@@ -66,6 +85,7 @@ fn full(storage: StorageKind, stride: u64) {
     pollster::block_on(async {
         let options = PoolOptions::new().size(48 * MIB).open(open.clone());
         let pool = Pool::create(&path, options).await.unwrap();
+        let scrubbing = scrubs.then(|| scrub_until_closed(&pool));
         let volume = pool.create_volume("a", 64 * GIB, VolumeOptions::default()).await.unwrap();
         let mut model = Model::new();
         let count = fill(&volume, &mut model, 0, stride).await;
@@ -114,6 +134,8 @@ fn full(storage: StorageKind, stride: u64) {
         let _more = fill(&volume, &mut model, 1, stride).await;
         drop(volume);
         pool.close().await.unwrap();
+        let rounds = scrubbing.map(|thread| thread.join().unwrap());
+        assert!(rounds.is_none_or(|rounds| rounds > 10), "{rounds:?} scrubs");
         let pool = Pool::open(&path, open).await.unwrap();
         let volume = pool.volume("a").await.unwrap();
         verify(&volume, &model).await;
@@ -135,22 +157,32 @@ fn full(storage: StorageKind, stride: u64) {
 
 #[test]
 fn full_leaves_on_pread() {
-    full(StorageKind::Pread, 1);
+    full(StorageKind::Pread, 1, false);
 }
 
 #[test]
 fn full_leaves_on_uring() {
-    full(StorageKind::Uring, 1);
+    full(StorageKind::Uring, 1, false);
 }
 
 #[test]
 fn a_leaf_for_each_block_on_pread() {
-    full(StorageKind::Pread, 256);
+    full(StorageKind::Pread, 256, false);
 }
 
 #[test]
 fn a_leaf_for_each_block_on_uring() {
-    full(StorageKind::Uring, 256);
+    full(StorageKind::Uring, 256, false);
+}
+
+#[test]
+fn full_leaves_under_scrubs() {
+    full(StorageKind::Uring, 1, true);
+}
+
+#[test]
+fn a_leaf_for_each_block_under_scrubs() {
+    full(StorageKind::Pread, 256, true);
 }
 
 /// Pairs of blocks, each pair in a leaf of its own, until the pool is full.

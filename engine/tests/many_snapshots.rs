@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use cairn_engine::{BLOCK, GIB, IoBuf, MIB, OpenOptions, Pool, PoolOptions, PoolStats, Target, Volume, VolumeOptions};
+use cairn_engine::{
+    BLOCK, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, PoolStats, Target, Volume, VolumeOptions,
+};
 
 const SNAPSHOTS: u64 = 10_000;
 
@@ -71,6 +73,17 @@ fn ten_thousand_snapshots() {
         assert!(report.is_clean(), "{:?}", report.problems);
         assert_eq!(report.versions, SNAPSHOTS + 1);
         assert_eq!(report.data_blocks, SNAPSHOTS);
+        // A scrub reads what they share once, too.
+        let scrubbed = pool.scrub(Pace::unlimited()).await.unwrap().report;
+        assert!(scrubbed.is_clean(), "{:?}", scrubbed.damaged);
+        assert_eq!(
+            (scrubbed.versions, scrubbed.nodes, scrubbed.data_blocks),
+            (report.versions, report.nodes, report.data_verified)
+        );
+        assert_eq!(
+            scrubbed.data_blocks + scrubbed.nodes + scrubbed.table_blocks,
+            pool.stats().await.unwrap().used / BLOCK
+        );
 
         // Each but the newest 512 writes is held by one snapshot alone, or by those up to the next write of its block.
         let middle = pool.snapshot_info(&target(5000)).await.unwrap();

@@ -3,7 +3,7 @@
 use cairn_engine::ErrorKind;
 use std::process::ExitCode;
 
-/// The check ran and found problems.
+/// A check or a scrub ran and found problems.
 pub(crate) const CORRUPT: u8 = 7;
 
 /// The table that `cairn --help` shows; [`code`] must agree with it.
@@ -15,7 +15,7 @@ pub(crate) const HELP: &str = "Exit codes:
   4  exists already
   5  busy: in use, or held by another process
   6  no space
-  7  corrupt, or the check found problems
+  7  corrupt, or a check or scrub found problems
   8  read-only
   9  made by a newer program, or not supported here";
 

@@ -35,18 +35,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// Finds the server of the pool, or opens the pool. `warn` is told what the user should know.
+    /// Finds the server of the pool, or opens the pool, with `options`. `warn` is told what the user should know.
     ///
     /// # Errors
     /// Busy when another process holds the pool, offers no control socket, and does not let go in time; whatever opening
     /// the pool fails with.
-    pub async fn open(reach: &Reach, warn: impl Fn(String)) -> Result<Self, Failure> {
+    pub async fn open(reach: &Reach, options: OpenOptions, warn: impl Fn(String)) -> Result<Self, Failure> {
         let deadline = Instant::now() + reach.wait;
         loop {
             if let Some((client, _)) = control::find_server(&reach.pool).await? {
                 return Ok(Self { client, own: None });
             }
-            match open_pool(reach, OpenOptions::new(), &warn).await {
+            match open_pool(reach, options.clone(), &warn).await {
                 Ok(pool) => return Ok(Self { client: Client::in_process(State::new(pool.clone())), own: Some(pool) }),
                 Err(failure) if failure.kind != ErrorKind::Busy => return Err(failure),
                 Err(_) if Instant::now() >= deadline => return Err(held(reach)),

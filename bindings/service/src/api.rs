@@ -2,9 +2,12 @@
 //!
 //! Sizes and offsets are bytes. Unknown fields of a request are refused, so that a misspelt option never passes for a
 //! default; unknown fields of an answer are ignored, so that an older client understands a newer server.
-//! Volumes, snapshots, extents, statistics and check reports are the engine's own types.
+//! Volumes, snapshots, extents, statistics, and what checks, scrubs and repairs tell are the engine's own types.
 
-use cairn_engine::{CheckReport, Event, SnapshotInfo, VolumeInfo, VolumeOptions};
+use cairn_engine::{
+    CheckReport, Event, Pace, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress, SnapshotInfo, VolumeInfo,
+    VolumeOptions,
+};
 use serde::{Deserialize, Serialize};
 
 /// Largest body of a data request or answer, in bytes: longer ranges take several requests.
@@ -127,7 +130,7 @@ pub struct Difference {
     pub offset: u64,
 }
 
-/// Query of `POST /v1/pool/check`.
+/// Query of `POST /v1/pool/check` and `POST /v1/pool/repair/plan`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
@@ -183,22 +186,44 @@ pub struct NumberedEvent {
     pub event: Event,
 }
 
-/// One line of the answer of `POST /v1/pool/check`: any number of `progress`, then one `report` or `error`.
+/// `POST` and `PUT /v1/pool/scrub`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scrub {
+    /// How fast it may read; the engine's own choice when left out.
+    #[serde(default)]
+    pub pace: Pace,
+}
+
+/// One line of the answer of what takes long: any number of `progress`, then one `report` or `error`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum CheckLine {
+pub enum Line<P, R> {
     /// How far it is.
-    Progress {
-        /// Blocks done.
-        done: u64,
-        /// Blocks in all.
-        total: u64,
-    },
+    Progress(P),
     /// The result.
-    Report(CheckReport),
-    /// The check itself failed.
+    Report(R),
+    /// It failed itself.
     Error(ErrorBody),
 }
+
+/// How far something is that goes over the pool's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steps {
+    /// Blocks done.
+    pub done: u64,
+    /// Blocks in all.
+    pub total: u64,
+}
+
+/// A line of the answer of `POST /v1/pool/check`.
+pub type CheckLine = Line<Steps, CheckReport>;
+/// A line of the answer of `GET /v1/pool/scrub/watch`.
+pub type ScrubLine = Line<ScrubProgress, ScrubOutcome>;
+/// A line of the answer of `POST /v1/pool/repair/plan`.
+pub type PlanLine = Line<Steps, RepairPlan>;
+/// A line of the answer of `POST /v1/pool/repair`.
+pub type RepairLine = Line<Steps, RepairReport>;
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,7 +2,10 @@
 
 use axum::{Router, body::Body};
 use bytes::{Buf, Bytes, BytesMut};
-use cairn_engine::{CheckReport, ErrorKind, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions};
+use cairn_engine::{
+    CheckReport, ErrorKind, ExtentPage, Pace, PoolStats, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress,
+    ScrubStatus, SnapshotInfo, VolumeInfo, VolumeOptions,
+};
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::{
@@ -25,8 +28,8 @@ use tower::{Service, ServiceExt};
 use crate::{
     Failure, Result, State,
     api::{
-        At, ByteRange, Check, CheckLine, CreateClone, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference,
-        ErrorAnswer, Events, Listing, MAX_BODY, NumberedEvent, Rename, Resize, Revert, Since, Snapshots, Status,
+        At, ByteRange, Check, CreateClone, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference, ErrorAnswer,
+        Events, Line, Listing, MAX_BODY, NumberedEvent, Rename, Resize, Revert, Scrub, Since, Snapshots, Status, Steps,
         Volumes,
     },
     control, router,
@@ -99,9 +102,60 @@ impl Client {
     /// Checks the pool; `progress(done, total)` in blocks.
     pub async fn check(&self, read_data: bool, mut progress: impl FnMut(u64, u64)) -> Result<CheckReport> {
         let uri = with_query("/v1/pool/check", &Check { read_data })?;
-        let mut body = self.call(Method::POST, uri, None, Body::empty()).await?.into_body();
+        self.lines(Method::POST, uri, None, "check", |steps: Steps| progress(steps.done, steps.total)).await
+    }
+
+    /// Begins a scrub.
+    pub async fn start_scrub(&self, pace: Pace) -> Result<ScrubProgress> {
+        self.send(Method::POST, "/v1/pool/scrub".into(), &Scrub { pace }).await
+    }
+
+    /// The scrub under way, and how the last one ended.
+    pub async fn scrub_status(&self) -> Result<ScrubStatus> {
+        self.get("/v1/pool/scrub".into()).await
+    }
+
+    /// Waits for the end of the scrub under way.
+    pub async fn watch_scrub(&self, progress: impl FnMut(ScrubProgress)) -> Result<ScrubOutcome> {
+        self.lines(Method::GET, "/v1/pool/scrub/watch".into(), None, "scrub", progress).await
+    }
+
+    /// Has the scrub under way go faster or slower.
+    pub async fn set_scrub_pace(&self, pace: Pace) -> Result<ScrubProgress> {
+        self.send(Method::PUT, "/v1/pool/scrub".into(), &Scrub { pace }).await
+    }
+
+    /// Ends the scrub under way.
+    pub async fn cancel_scrub(&self) -> Result<ScrubOutcome> {
+        self.answer(Method::DELETE, "/v1/pool/scrub".into()).await
+    }
+
+    /// What a repair would do; `progress(done, total)` in blocks. Changes nothing.
+    pub async fn plan_repair(&self, read_data: bool, mut progress: impl FnMut(u64, u64)) -> Result<RepairPlan> {
+        let uri = with_query("/v1/pool/repair/plan", &Check { read_data })?;
+        self.lines(Method::POST, uri, None, "check", |steps: Steps| progress(steps.done, steps.total)).await
+    }
+
+    /// Does what a plan says.
+    pub async fn repair(&self, plan: &RepairPlan, mut progress: impl FnMut(u64, u64)) -> Result<RepairReport> {
+        let progress = |steps: Steps| progress(steps.done, steps.total);
+        self.lines(Method::POST, "/v1/pool/repair".into(), Some(json(plan)?), "repair", progress).await
+    }
+
+    /// Reads an answer line by line, up to its report.
+    async fn lines<P: DeserializeOwned, R: DeserializeOwned>(
+        &self,
+        method: Method,
+        uri: String,
+        body: Option<Body>,
+        what: &str,
+        mut progress: impl FnMut(P),
+    ) -> Result<R> {
+        let content_type = body.as_ref().map(|_| "application/json");
+        let body = body.unwrap_or_else(Body::empty);
+        let mut answer = self.call(method, uri, content_type, body).await?.into_body();
         let mut pending = BytesMut::new();
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = answer.frame().await {
             let frame = frame.map_err(|error| self.lost(&error))?;
             if let Ok(data) = frame.into_data() {
                 pending.extend_from_slice(&data);
@@ -109,14 +163,15 @@ impl Client {
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line = pending.split_to(end);
                 pending.advance(1);
-                match parse::<CheckLine>(&line)? {
-                    CheckLine::Progress { done, total } => progress(done, total),
-                    CheckLine::Report(report) => return Ok(report),
-                    CheckLine::Error(error) => return Err(error.into()),
+                match parse::<Line<P, R>>(&line)? {
+                    Line::Progress(value) => progress(value),
+                    Line::Report(report) => return Ok(report),
+                    Line::Error(error) => return Err(error.into()),
                 }
             }
         }
-        Err(Failure::new(ErrorKind::Closed, "the check ended without a result: the server of the pool has stopped"))
+        let text = format!("the {what} ended without a result: the server of the pool has stopped");
+        Err(Failure::new(ErrorKind::Closed, text))
     }
 
     /// All volumes, by name.

@@ -1,17 +1,17 @@
 //! The routes over a real pool: statuses, forms of answers and errors, and that both ways of calling them agree.
 
 use axum::body::Body;
-use cairn_engine::{ErrorKind, MIB, OpenOptions, Pool, PoolOptions, StorageKind, SyncMode, VolumeOptions};
+use cairn_engine::{ErrorKind, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, SyncMode, VolumeOptions};
 use cairn_service::{
     Client, State,
-    api::{CheckLine, MAX_BODY},
+    api::{CheckLine, MAX_BODY, PlanLine, ScrubLine, Steps},
     control::{self, Control},
     router,
 };
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::{os::unix::fs::FileExt, path::PathBuf};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -145,7 +145,96 @@ async fn a_check_ends_with_its_report() {
         .collect();
     let (CheckLine::Report(report), progress) = lines.split_last().unwrap() else { panic!("no report at the end") };
     assert!(report.is_clean() && report.data_verified == (MAX_BODY / 4096) as u64, "{report:?}");
-    assert!(progress.iter().all(|line| matches!(line, CheckLine::Progress { done, total } if done <= total)));
+    assert!(progress.iter().all(|line| matches!(line, CheckLine::Progress(Steps { done, total }) if done <= total)));
+    site.pool.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scrub_is_begun_watched_hurried_and_cancelled() {
+    let site = site().await;
+    site.json("POST", "/v1/volumes", json!({"name": "v", "size": 16 * MIB})).await;
+    site.call("PUT", "/v1/data/v?offset=0", vec![1; MAX_BODY]).await;
+    let (_, status) = site.json("GET", "/v1/pool/scrub", json!({})).await;
+    assert_eq!(status, json!({"running": null, "last": null}));
+    for (method, uri, body, status, kind) in [
+        ("DELETE", "/v1/pool/scrub", "", 404, "not-found"),
+        ("PUT", "/v1/pool/scrub", "{}", 404, "not-found"),
+        ("POST", "/v1/pool/scrub", "{\"pace\":{\"bytes_per_second\":0}}", 400, "invalid"),
+        ("POST", "/v1/pool/scrub", "{\"rate\":1}", 422, "invalid"),
+    ] {
+        assert_eq!(site.error(method, uri, body).await, (status, kind.to_owned()), "{method} {uri} {body}");
+    }
+    let (status, text) = site.call("GET", "/v1/pool/scrub/watch", "").await;
+    let line: ScrubLine = serde_json::from_slice(&text).unwrap();
+    assert!(status == StatusCode::OK && matches!(line, ScrubLine::Error(error) if error.kind == "not-found"));
+
+    let slow = json!({"pace": {"bytes_per_second": 1}});
+    let (status, begun) = site.json("POST", "/v1/pool/scrub", slow).await;
+    assert_eq!(
+        (status, &begun["number"], &begun["pace"]["bytes_per_second"]),
+        (StatusCode::ACCEPTED, &json!(1), &json!(1))
+    );
+    assert_eq!(site.error("POST", "/v1/pool/scrub", "{}").await, (423, "busy".to_owned()));
+    let watched = tokio::spawn({
+        let client = Client::in_process(State::new(site.pool.clone()));
+        async move { client.watch_scrub(|running| assert!(running.done <= running.total)).await }
+    });
+    let (_, status) = site.json("GET", "/v1/pool/scrub", json!({})).await;
+    assert_eq!((&status["running"]["number"], &status["last"]), (&json!(1), &Value::Null));
+    let (_, told) = site.json("PUT", "/v1/pool/scrub", json!({"pace": {"bytes_per_second": null}})).await;
+    assert_eq!(told["pace"]["bytes_per_second"], Value::Null);
+    let outcome = watched.await.unwrap();
+    let outcome = match outcome {
+        // It was through before it was watched.
+        Err(failure) if failure.kind == ErrorKind::NotFound => site.pool.scrub_status().await.unwrap().last.unwrap(),
+        outcome => outcome.unwrap(),
+    };
+    assert!(outcome.report.is_clean() && !outcome.cancelled, "{outcome:?}");
+    assert_eq!(outcome.report.data_blocks, (MAX_BODY / 4096) as u64);
+
+    site.json("POST", "/v1/pool/scrub", json!({"pace": {"bytes_per_second": 1}})).await;
+    let (status, outcome) = site.json("DELETE", "/v1/pool/scrub", json!({})).await;
+    assert_eq!((status, &outcome["cancelled"], &outcome["number"]), (StatusCode::OK, &json!(true), &json!(2)));
+    let (_, status) = site.json("GET", "/v1/pool/scrub", json!({})).await;
+    assert_eq!((&status["running"], &status["last"]), (&Value::Null, &outcome));
+    site.pool.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repair_follows_its_plan() {
+    let site = site().await;
+    site.json("POST", "/v1/volumes", json!({"name": "v", "size": 16 * MIB})).await;
+    site.pool.checkpoint().await.unwrap();
+    let client = Client::in_process(State::new(site.pool.clone()));
+    assert!(client.plan_repair(true, |done, total| assert!(done <= total)).await.unwrap().is_clean());
+    // The newest copies of the superblock are of checkpoint 2: the third slot from the front is at 128 MiB - 128 KiB.
+    let file = std::fs::File::options().read(true).write(true).open(&site.path).unwrap();
+    let at = 128 * MIB - 32 * 4096;
+    let mut head = [0; 8];
+    file.read_exact_at(&mut head, at).unwrap();
+    assert_eq!(&head, b"CAIRNPL1");
+    file.write_all_at(&[0; 4096], at).unwrap();
+    file.sync_all().unwrap();
+
+    let (status, text) = site.call("POST", "/v1/pool/repair/plan?read_data=true", "").await;
+    let last = text.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap();
+    let PlanLine::Report(plan) = serde_json::from_slice(last).unwrap() else { panic!("no plan at the end") };
+    assert_eq!((status, plan.actions.len()), (StatusCode::OK, 1), "{plan:?}");
+    let form = serde_json::to_value(&plan).unwrap();
+    assert_eq!((&form["actions"][0]["action"], &form["actions"][0]["slot"]), (&json!("rewrite-superblock"), &json!(2)));
+    let held = site.pool.volume("v").await.unwrap();
+    let refused = client.repair(&plan, |_, _| {}).await.unwrap_err();
+    assert!(refused.kind == ErrorKind::Busy && refused.message.contains("open: v"), "{refused}");
+    drop(held);
+    let report = client.repair(&plan, |done, total| assert!(done <= total)).await.unwrap();
+    assert!(report.check.is_clean() && report.done == plan.actions, "{report:?}");
+    file.read_exact_at(&mut head, at).unwrap();
+    assert_eq!(&head, b"CAIRNPL1");
+    assert_eq!(
+        client.repair(&plan, |_, _| {}).await.unwrap_err().kind,
+        ErrorKind::Busy,
+        "there is nothing left of it to do"
+    );
     site.pool.close().await.unwrap();
 }
 
@@ -182,6 +271,13 @@ async fn both_ways_agree() {
     assert_eq!((a.kind, &a.message), (ErrorKind::NotFound, &b.message));
     let report = far.check(true, |done, total| assert!(done <= total)).await.unwrap();
     assert!(report.is_clean(), "{report:?}");
+    assert!(far.start_scrub(Pace::unlimited()).await.unwrap().number == 1);
+    let outcome = match far.watch_scrub(|_| {}).await {
+        Err(failure) if failure.kind == ErrorKind::NotFound => near.scrub_status().await.unwrap().last.unwrap(),
+        outcome => outcome.unwrap(),
+    };
+    assert_eq!(outcome.report.data_blocks, report.data_verified);
+    assert!(far.plan_repair(false, |_, _| {}).await.unwrap().is_clean());
     far.checkpoint().await.unwrap();
     assert!(far.stats().await.unwrap().used > 0);
 

@@ -112,6 +112,39 @@ impl Core {
         result
     }
 
+    /// Waits until no checkpoint is being made. While one is, the map and the table name blocks that it has yet to write, and blocks are
+    /// in use that only it knows of.
+    pub(crate) async fn between_checkpoints(&self) {
+        loop {
+            let signal = self.signals.checkpointed.notified();
+            if !self.is_checkpointing() {
+                return;
+            }
+            signal.await;
+        }
+    }
+
+    /// Whether a checkpoint is being made (and not only kept from being made).
+    pub(crate) fn is_checkpointing(&self) -> bool {
+        self.checkpoint_running.get() && !self.checkpoints_held.get()
+    }
+
+    /// Waits until no checkpoint is being made, and keeps one from being made for as long as the answer is there. One at a time.
+    pub(crate) async fn hold_checkpoints(self: &Rc<Self>) -> CheckpointsHeld {
+        self.between_checkpoints().await;
+        self.checkpoint_running.set(true);
+        self.checkpoints_held.set(true);
+        CheckpointsHeld { core: self.clone() }
+    }
+
+    /// Writes one copy of the last durable checkpoint's superblock again. Only while checkpoints are held.
+    pub(crate) async fn rewrite_superblock(&self, slot: u32) -> Result<()> {
+        let copy = Superblock { slot, ..self.superblock.borrow().clone() };
+        debug_assert!(slots_of(copy.checkpoint).contains(&slot));
+        self.write_metadata(slot_block(slot, copy.total_blocks), copy.encode(), "the superblock").await?;
+        self.sync().await
+    }
+
     /// Takes the state as it is now. Called at the end of a group.
     pub(crate) fn freeze(&self) -> Frozen {
         let mut state = self.state.borrow_mut();
@@ -196,6 +229,20 @@ impl Core {
     }
 }
 
+/// Keeps checkpoints from being made.
+pub(crate) struct CheckpointsHeld {
+    core: Rc<Core>,
+}
+
+impl Drop for CheckpointsHeld {
+    fn drop(&mut self) {
+        self.core.checkpoint_running.set(false);
+        self.core.checkpoints_held.set(false);
+        self.core.signals.checkpointed.notify();
+        self.core.signals.checkpoint_wanted.notify();
+    }
+}
+
 /// Writes the parts of a checkpoint, a few at a time.
 struct Writer {
     core: Rc<Core>,
@@ -252,6 +299,7 @@ impl Writer {
                     if self.core.check_running.get() {
                         self.core.check_yield.set(true);
                     }
+                    self.core.scrub_batch_over().await;
                     self.commit_while_there_is_room().await?;
                 }
                 Shortage::Unbacked | Shortage::Releasing | Shortage::Full => break,

@@ -396,6 +396,31 @@ impl Space {
         self.reach.add(run) == run.len
     }
 
+    /// Blocks that versions refer to and that count as free (or as on their way there) are in use, as a repair has found.
+    pub(crate) fn claim(&mut self, runs: &[Run]) {
+        // What was to be handed out next may hold some of them.
+        self.current.len = 0;
+        for block in runs.iter().flat_map(|run| run.start..run.end()) {
+            let one = Run { start: block, len: 1 };
+            if !self.is_allocatable(block) || self.reach.add(one) == 0 {
+                continue;
+            }
+            if self.taken.set(one) == 0 && self.forget_release(block) {
+                self.releasing -= 1;
+            }
+            self.backed[(block / SEGMENT) as usize] = true;
+        }
+        self.backed_free = self.count_backed_free();
+    }
+
+    /// Takes a block out of the lists of what is being released.
+    fn forget_release(&mut self, block: u64) -> bool {
+        let sealed = self.sealed.iter_mut().map(|batch| &mut batch.runs);
+        sealed
+            .chain([&mut self.open, &mut self.nodes_open, &mut self.nodes_frozen])
+            .any(|runs| remove_from_runs(runs, block))
+    }
+
     /// Reserved blocks were not used after all.
     pub(crate) fn forfeit(&mut self, run: Run) {
         self.backed_free += self.taken.clear(run);
@@ -538,6 +563,16 @@ impl Space {
     fn oldest_read(&self) -> u64 {
         self.eras.iter().find(|(_, reads)| *reads > 0).or(self.eras.back()).map_or(0, |(e, _)| *e)
     }
+}
+
+/// Takes a block out of a list of runs; says whether it was there.
+fn remove_from_runs(runs: &mut Vec<Run>, block: u64) -> bool {
+    let Some(at) = runs.iter().position(|run| (run.start..run.end()).contains(&block)) else { return false };
+    let run = runs[at];
+    let parts =
+        [Run { start: run.start, len: block - run.start }, Run { start: block + 1, len: run.end() - block - 1 }];
+    let _taken = runs.splice(at..=at, parts.into_iter().filter(|part| part.len > 0));
+    true
 }
 
 /// Adds a block to a list of runs, joining it with the last one where they touch.

@@ -78,6 +78,11 @@ impl Reach {
         total
     }
 
+    /// A piece has to be persisted again, though it has not changed.
+    pub(crate) fn touch(&mut self, index: u64) {
+        let _new = self.changed.insert(index);
+    }
+
     /// Forgets which pieces changed and says which they were.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<u64> {
         std::mem::take(&mut self.changed)
@@ -106,11 +111,24 @@ impl Reach {
     }
 
     /// Calls `f` for each run of blocks in use.
-    pub(crate) fn for_runs(&self, mut f: impl FnMut(Run)) {
+    pub(crate) fn for_runs(&self, f: impl FnMut(Run)) {
+        self.runs_of(|_, _, word| word, f);
+    }
+
+    /// Runs of blocks that are here and not in `other`.
+    pub(crate) fn without(&self, other: &Self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        let rest = |piece: usize, at: usize, word: u64| word & !other.pieces.get(piece).map_or(0, |p| p[at]);
+        self.runs_of(rest, |run| runs.push(run));
+        runs
+    }
+
+    /// Runs of set bits in the words that `take` leaves of each (given its piece and its place there).
+    fn runs_of(&self, take: impl Fn(usize, usize, u64) -> u64, mut f: impl FnMut(Run)) {
         let mut open: Option<Run> = None;
         for (index, piece) in self.pieces.iter().enumerate() {
             for (w, &word) in piece.iter().enumerate() {
-                let mut rest = word;
+                let mut rest = take(index, w, word);
                 let base = index as u64 * PIECE_BLOCKS + w as u64 * 64;
                 while rest != 0 {
                     let start = u64::from(rest.trailing_zeros());
@@ -158,6 +176,8 @@ mod tests {
         let mut runs = Vec::new();
         map.for_runs(|r| runs.push((r.start, r.len)));
         assert_eq!(runs, [(50, 70), (PIECE_BLOCKS - 3, 6)]);
+        let gone: Vec<_> = old.without(&map).iter().map(|r| (r.start, r.len)).collect();
+        assert_eq!((gone, map.without(&old)), (vec![(10, 40)], vec![]));
         assert_eq!(map.take_changed().into_iter().collect::<Vec<_>>(), [0, 1]);
         let mut bytes = vec![0; BLOCK_SIZE];
         piece_bytes(map.piece(0), &mut bytes);

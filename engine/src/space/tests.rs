@@ -324,3 +324,35 @@ fn what_is_being_given_back_is_no_reason_to_call_a_pool_full() {
     leaving.iter().for_each(|&segment| space.gave_back(segment));
     assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Unbacked));
 }
+
+#[test]
+fn claimed_blocks_are_not_handed_out_and_do_not_become_free() {
+    let mut reach = Reach::new(4096);
+    let _count = reach.add(Run { start: 100, len: 60 });
+    let mut space = Space::new(4096, 64, 4032, reach, false);
+    let free = space.free();
+    // Some are on their way to being free, some are free and next in line, some are in use.
+    for block in 110..115 {
+        space.release_node(block);
+    }
+    space.release_data(150);
+    let run = space.reserve_run(8, Purpose::Metadata).unwrap();
+    space.acquire(run);
+    let next = Run { start: run.end() + 2, len: 4 };
+    space.claim(&[Run { start: 112, len: 1 }, Run { start: 150, len: 1 }, Run { start: 100, len: 3 }, next]);
+    assert_eq!((space.releasing(), space.free()), (4, free - 8 - 4));
+    space.seal(1);
+    space.freeze();
+    space.checkpointed();
+    space.committed(3);
+    assert_eq!((space.releasing(), space.free()), (0, free - 8 - 4 + 4));
+    assert!([112, 150, next.start].iter().all(|&block| space.reach.contains(block)));
+    // All that is left can be handed out, and nothing twice.
+    let mut handed = 0;
+    while let Ok(run) = space.reserve_run(4096, Purpose::Metadata) {
+        assert!((run.start..run.end()).all(|block| !space.reach.contains(block)), "{run:?}");
+        space.acquire(run);
+        handed += run.len;
+    }
+    assert_eq!((handed, space.free()), (free - 8 - 4 + 4, 0));
+}

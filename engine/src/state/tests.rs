@@ -43,6 +43,7 @@ impl World {
             counting: None,
             freed: 0,
             replaying: false,
+            scrubbed: FxHashSet::default(),
         };
         Self { state, disk: Disk::default(), models: BTreeMap::new(), content: 0, group: 0, frozen: None }
     }
@@ -372,6 +373,7 @@ fn state() -> State {
         counting: None,
         freed: 0,
         replaying: false,
+        scrubbed: FxHashSet::default(),
     };
     // Records name the places of data then, so none have to be reserved.
     state.set_replaying(true);

@@ -122,7 +122,7 @@ impl LocalVolume {
     /// Whether writes are refused whatever happens: a snapshot, or a pool opened for reading.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only
+        matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only.get()
     }
 
     fn with_version<T>(&self, f: impl FnOnce(&Version) -> T) -> Result<T> {
@@ -190,7 +190,7 @@ impl LocalVolume {
     /// # Errors
     /// `ReadOnly` when the pool has stopped taking writes after a failure, `Io` for that failure itself.
     pub async fn flush(&self) -> Result<()> {
-        if matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only {
+        if matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only.get() {
             return Ok(());
         }
         match self.with_version(|v| v.options.sync)? {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pool, PoolOptions, StorageKind, Target, Volume,
+    BLOCK, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, Target, Volume,
     VolumeOptions,
 };
 
@@ -124,7 +124,10 @@ impl World {
             23 => self.delete_volume(at).await,
             24 => self.revert(at, b).await,
             25 => self.resize(at, b).await,
-            26 => self.pool().checkpoint().await.unwrap(),
+            26 => {
+                self.pool().checkpoint().await.unwrap();
+                self.scrub().await;
+            }
             27 => self.diff(a, b).await,
             28 => self.rename(at).await,
             29 => self.pool().wait_deleted().await.unwrap(),
@@ -318,6 +321,11 @@ impl World {
         }
     }
 
+    async fn scrub(&self) {
+        let report = self.pool().scrub(Pace::unlimited()).await.unwrap().report;
+        assert!(report.is_clean(), "{:#?}", report.damaged);
+    }
+
     async fn reopen(&mut self, b: u32) {
         self.open.clear();
         self.cache = if b.is_multiple_of(2) { 16 * MIB } else { 64 * MIB };
@@ -367,6 +375,15 @@ impl World {
     /// Deletes everything; nothing may be left.
     pub async fn finish(mut self) {
         self.verify().await;
+        // With nothing in between, a scrub reads what a check reads.
+        self.pool().wait_deleted().await.unwrap();
+        let checked = self.pool().check(true, |_, _| {}).await.unwrap();
+        let report = self.pool().scrub(Pace::unlimited()).await.unwrap().report;
+        assert!(report.is_clean(), "{:#?}", report.damaged);
+        assert_eq!(
+            (report.versions, report.nodes, report.data_blocks),
+            (checked.versions, checked.nodes, checked.data_verified)
+        );
         while !self.volumes.is_empty() {
             self.delete_volume(0).await;
         }

@@ -211,3 +211,106 @@ fn a_truncated_pool_is_told_as_such() {
         );
     }
 }
+
+/// A pool whose volume, snapshots and clone share what [`pool_with_data`] wrote, but for block 100: the volume has it anew.
+fn pool_of_four() -> TempPool {
+    let pool = pool_with_data();
+    pool.cairn(["snapshot", "create", "v@a"]);
+    let server = pool.serve();
+    let mut client = client(&server);
+    client.write(100 * BLOCK as u64, &pattern::bytes(800, 8, 78));
+    client.flush();
+    drop(client);
+    server.stop();
+    pool.cairn(["snapshot", "create", "v@b"]);
+    pool.cairn(["clone", "v@a", "copy"]);
+    pool
+}
+
+/// The damaged ranges of a scrub's report: whose, offset and length.
+fn ranges(report: &serde_json::Value) -> Vec<(String, u64, u64)> {
+    let name = |damage: &serde_json::Value| match (damage["volume"].as_str(), damage["snapshot"].as_str()) {
+        (Some(volume), Some(snapshot)) => format!("{volume}@{snapshot}"),
+        (volume, _) => volume.unwrap_or("-").to_owned(),
+    };
+    let number = |damage: &serde_json::Value, field: &str| damage[field].as_u64().unwrap();
+    let damaged = report["damaged"].as_array().unwrap();
+    damaged.iter().map(|d| (name(d), number(d, "offset"), number(d, "length"))).collect()
+}
+
+#[test]
+fn a_scrub_tells_everyone_who_reads_damaged_data() {
+    let pool = pool_of_four();
+    let (shared, old) = (find(&pool, &pattern::bytes(50 * 8, 1, 77)), find(&pool, &pattern::bytes(800, 1, 77)));
+    assert_eq!((shared.len(), old.len()), (1, 1), "each is stored once, whoever shares it");
+    let (at_shared, at_old) = (50 * BLOCK as u64, 100 * BLOCK as u64);
+    let expected = [
+        ("copy", at_shared),
+        ("copy", at_old),
+        ("v", at_shared),
+        ("v@a", at_shared),
+        ("v@a", at_old),
+        ("v@b", at_shared),
+    ]
+    .map(|(whose, offset)| (whose.to_owned(), offset, BLOCK as u64));
+
+    // A client works on while the server scrubs, and damage comes while it is served.
+    let server = pool.serve();
+    let mut client = client(&server);
+    flip(&pool, shared[0] + 17);
+    flip(&pool, old[0] + 4000);
+    let scrubbed = pool.try_cairn(["--json", "pool", "scrub", "--rate", "8MiB"]);
+    assert_eq!(scrubbed.code(), 7, "{scrubbed}");
+    let outcome: serde_json::Value = serde_json::from_slice(&scrubbed.stdout).unwrap();
+    assert_eq!(ranges(&outcome["report"]), expected, "{outcome}");
+    assert_eq!((&outcome["report"]["damaged_blocks"], &outcome["report"]["data_blocks"]), (&2.into(), &257.into()));
+    let status = pool.try_cairn(["--json", "pool", "scrub", "--status"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!((&status["running"], &status["last"]), (&serde_json::Value::Null, &outcome));
+    let events = pool.cairn(["pool", "events"]);
+    assert_eq!(events.matches("a scrub has found damage").count(), 2, "{events}");
+
+    // The client writes the block anew; the past keeps its damage.
+    client.write(at_shared, &pattern::bytes(50 * 8, 8, 79));
+    client.flush();
+    drop(client);
+    let text = pool.try_cairn(["pool", "scrub"]);
+    assert_eq!(text.code(), 7, "{text}");
+    let told: Vec<String> =
+        text.text().lines().filter(|line| line.starts_with("damaged: ")).map(str::to_owned).collect();
+    assert_eq!(told.len(), 5, "{text}");
+    assert!(told.iter().all(|line| !line.starts_with("damaged: v:")), "{text}");
+    server.stop();
+    // Unserved it is the same.
+    let scrubbed = pool.try_cairn(["--json", "pool", "scrub", "--rate", "unlimited"]);
+    let outcome: serde_json::Value = serde_json::from_slice(&scrubbed.stdout).unwrap();
+    assert_eq!((scrubbed.code(), ranges(&outcome["report"]).len()), (7, 5), "{outcome}");
+}
+
+#[test]
+fn a_repair_mends_the_copies_and_waits_for_clients() {
+    let pool = pool_of_four();
+    let server = pool.serve();
+    let mut client = client(&server);
+    // Two checkpoints, so that all four copies were written by this server.
+    for round in 0..2 {
+        client.write(0, &pattern::bytes(0, 8, 90 + round));
+        client.flush();
+        pool.cairn(["volume", "delete", "copy", "--wait-space"]);
+        pool.cairn(["clone", "v@a", "copy"]);
+    }
+    for copy in &find(&pool, b"CAIRNPL1")[1..3] {
+        flip(&pool, copy + 600);
+    }
+    let checked = pool.try_cairn(["pool", "check"]);
+    assert_eq!((checked.code(), checked.text().matches("problem: superblock copy").count()), (7, 2), "{checked}");
+    let (kind, message) = pool.refused(["pool", "check", "--repair", "--yes"]);
+    assert!(kind == "busy" && message.contains("open: v;"), "{message}");
+    assert_eq!(pattern::tags_of(&client.read(0, BLOCK as u32), 0), Ok(vec![91; 8]), "the client has not noticed");
+    drop(client);
+    pool.cairn_when_free(&["pool", "check", "--repair", "--yes"]);
+    pool.assert_clean();
+    let pool = server.restart_after_kill9();
+    assert_eq!(pool.pool().stat("checksum_errors"), 0);
+    pool.stop();
+}

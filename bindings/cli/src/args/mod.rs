@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub(crate) use self::{
-    pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand},
+    pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand, ScrubArgs},
     serve::{ServeArgs, TlsPolicy},
     snapshot::{CloneArgs, DiffArgs, SnapshotCommand},
     volume::{CreateVolume, ExportArgs, ImageFormat, ImportArgs, VolumeCommand},
@@ -98,7 +98,7 @@ impl From<Sync> for SyncMode {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create, look at or check a pool
+    /// Create, look at, check, scrub or repair a pool
     #[command(subcommand)]
     Pool(PoolCommand),
     /// Create, list, change, delete, import or export volumes

@@ -137,6 +137,13 @@ pub(super) fn event(event: &Event) -> String {
         Event::ReadOnly { cause } => format!("the pool takes no writes any more: {cause}"),
         Event::Deleted { version, freed } => format!("version {} deleted, {} given back", version.0, Bytes(*freed)),
         Event::CopyUsed { what } => format!("a copy was used: {what}"),
+        Event::ScrubStarted { total } => format!("a scrub has begun, {} to read", Bytes(*total)),
+        Event::ScrubDamage { what } => format!("a scrub has found damage: {what}"),
+        Event::ScrubEnded { cancelled, damaged_blocks } => {
+            let how = if *cancelled { "was cancelled" } else { "has ended" };
+            format!("a scrub {how}, {damaged_blocks} damaged blocks found")
+        }
+        Event::Repaired { what } => format!("repaired: {what}"),
         other => format!("{other:?}"),
     }
 }

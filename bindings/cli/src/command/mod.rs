@@ -7,9 +7,10 @@ mod pool;
 mod serve;
 mod snapshot;
 mod status;
+mod upkeep;
 mod volume;
 
-use cairn_engine::ErrorKind;
+use cairn_engine::{ErrorKind, OpenOptions};
 use cairn_service::Failure;
 use clap::CommandFactory;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -67,7 +68,17 @@ async fn with_pool<T>(
     output: &Output,
     work: impl AsyncFnOnce(&Session) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let session = Session::open(&reach(global)?, |text| output.warn(text)).await?;
+    with_pool_as(global, output, OpenOptions::new(), work).await
+}
+
+/// The same; a pool that nobody serves is opened in this way.
+async fn with_pool_as<T>(
+    global: &Global,
+    output: &Output,
+    options: OpenOptions,
+    work: impl AsyncFnOnce(&Session) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let session = Session::open(&reach(global)?, options, |text| output.warn(text)).await?;
     let outcome = work(&session).await;
     let closed = session.close().await;
     // The first failure explains the second.

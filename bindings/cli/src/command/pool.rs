@@ -1,15 +1,14 @@
-//! `cairn pool create|info|check|events`.
+//! `cairn pool create|info|events`.
 
-use cairn_engine::{CheckReport, OpenOptions, Pool, PoolOptions, PoolStats, StorageKind};
+use cairn_engine::{OpenOptions, Pool, PoolOptions, PoolStats, StorageKind};
 use cairn_service::{Client, Failure, State, api};
 use std::process::ExitCode;
 
-use super::{describe, done, pool_of, with_pool};
+use super::{describe, done, pool_of, upkeep, with_pool};
 use crate::{
-    args::{CheckArgs, CreatePool, EventsArgs, Global, PoolCommand},
-    exit,
+    args::{CreatePool, EventsArgs, Global, PoolCommand},
     output::{Output, Side, Table},
-    progress, session,
+    session,
     size::Bytes,
 };
 
@@ -17,7 +16,9 @@ pub(super) async fn run(global: &Global, command: PoolCommand, output: &Output) 
     match command {
         PoolCommand::Create(args) => create(global, args, output).await.map(done),
         PoolCommand::Info => info(global, output).await.map(done),
-        PoolCommand::Check(args) => check(global, args, output).await,
+        PoolCommand::Check(args) if args.repair => upkeep::repair(global, args, output).await,
+        PoolCommand::Check(args) => upkeep::check(global, args, output).await,
+        PoolCommand::Scrub(args) => upkeep::scrub(global, args, output).await,
         PoolCommand::Events(args) => events(global, args, output).await.map(done),
     }
 }
@@ -59,40 +60,6 @@ async fn info(global: &Global, output: &Output) -> Result<(), Failure> {
     .await
 }
 
-async fn check(global: &Global, args: CheckArgs, output: &Output) -> Result<ExitCode, Failure> {
-    with_pool(global, output, async |session| {
-        let bar = progress::steps(output, "checking".into());
-        let report = session.client().check(args.read_data, |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        });
-        let report = report.await;
-        bar.finish_and_clear();
-        let report = report?;
-        output.result(&report, told(&report, args.read_data))?;
-        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::CORRUPT) })
-    })
-    .await
-}
-
-fn told(report: &CheckReport, read_data: bool) -> String {
-    let mut text = format!("{} versions, {} nodes, {} data blocks", report.versions, report.nodes, report.data_blocks);
-    if read_data {
-        text += &format!(", {} of them read and verified", report.data_verified);
-    }
-    if report.leaked_blocks > 0 {
-        text += &format!("\n{} blocks are marked as used and nothing refers to them", report.leaked_blocks);
-    }
-    for problem in &report.problems {
-        text += &format!("\nproblem: {problem}");
-    }
-    match report.problems.len() {
-        0 => text + "\nclean",
-        1 => text + "\n1 problem found",
-        problems => text + &format!("\n{problems} problems found"),
-    }
-}
-
 async fn events(global: &Global, args: EventsArgs, output: &Output) -> Result<(), Failure> {
     with_pool(global, output, async |session| {
         let events = session.client().events(args.since).await?;
@@ -103,18 +70,4 @@ async fn events(global: &Global, args: EventsArgs, output: &Output) -> Result<()
         output.result(&api::Events { events }, table)
     })
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_says_what_is_wrong() {
-        let mut report = CheckReport { versions: 3, ..CheckReport::default() };
-        assert!(told(&report, false).ends_with("\nclean"));
-        report.problems.push("node 17 does not match its checksum".into());
-        let text = told(&report, true);
-        assert!(text.contains("\nproblem: node 17") && text.ends_with("\n1 problem found"), "{text}");
-    }
 }

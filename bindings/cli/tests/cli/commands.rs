@@ -116,4 +116,11 @@ fn the_pool(site: &Site) {
     assert_eq!(report["data_verified"], report["data_blocks"]);
     assert!(report["data_blocks"].as_u64().unwrap() >= 768, "{report}");
     assert!(site.ok(&["pool", "check"]).ends_with("clean\n"));
+    let outcome = site.json(&["pool", "scrub", "--rate", "unlimited"]);
+    assert_eq!((&outcome["cancelled"], &outcome["report"]["damaged"]), (&json!(false), &json!([])));
+    assert_eq!(outcome["report"]["data_blocks"], report["data_blocks"]);
+    assert!(site.ok(&["pool", "scrub"]).ends_with("clean\n"));
+    assert!(site.ok(&["pool", "scrub", "--status"]).starts_with("no scrub is under way\n"));
+    assert_eq!(site.json(&["pool", "check", "--repair"])["plan"], json!({"actions": [], "unrepaired": []}));
+    assert!(site.ok(&["pool", "check", "--repair", "--read-data"]).ends_with("nothing to repair\n"));
 }

@@ -6,3 +6,4 @@ mod images;
 mod refusals;
 mod serving;
 mod sharing;
+mod upkeep;

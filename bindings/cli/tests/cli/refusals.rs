@@ -16,6 +16,12 @@ fn usage() {
         &["volume", "import", "x", "y", "--allow-backing"],
         &["serve", "--tls-cert", "x"],
         &["completions", "tcsh-from-1983"],
+        &["pool", "check", "--yes"],
+        &["pool", "scrub", "--rate", "0"],
+        &["pool", "scrub", "--rate", "fast"],
+        &["pool", "scrub", "--status", "--cancel"],
+        &["pool", "scrub", "--set-rate", "1MiB", "--detach"],
+        &["pool", "scrub", "--status", "--rate", "1MiB"],
     ] {
         let output = site.run(args);
         assert_eq!(output.status.code(), Some(INVALID), "{args:?}");
@@ -64,7 +70,10 @@ fn on_pools() {
 
 #[test]
 fn unserved() {
-    refuse(&Site::new());
+    let site = Site::new();
+    refuse(&site);
+    let message = site.fails(INVALID, "invalid", &["pool", "scrub", "--detach"]);
+    assert!(message.contains("cairn serve"), "{message}");
 }
 
 #[test]
@@ -113,6 +122,8 @@ fn refuse(site: &Site) {
         (INVALID, "invalid", &["clone", "db@a", "new", "--size", "4MiB"]),
         (INVALID, "invalid", &["volume", "export", "db", "-", "--format", "qcow2"]),
         (BUSY, "busy", &["volume", "delete", "db"]),
+        (NOT_FOUND, "not-found", &["pool", "scrub", "--cancel"]),
+        (NOT_FOUND, "not-found", &["pool", "scrub", "--set-rate", "1MiB"]),
     ] {
         let message = site.fails(code, kind, args);
         assert!(message.len() > 10, "{args:?}: {message}");

@@ -3,6 +3,7 @@
 mod data;
 mod pool;
 mod snapshots;
+mod upkeep;
 mod volumes;
 
 use axum::{
@@ -21,9 +22,19 @@ pub fn router(state: State) -> Router {
         .route("/status", get(pool::status))
         .route("/shutdown", post(pool::shutdown))
         .route("/pool", get(pool::stats))
-        .route("/pool/check", post(pool::check))
+        .route("/pool/check", post(upkeep::check))
         .route("/pool/checkpoint", post(pool::checkpoint))
         .route("/pool/events", get(pool::events))
+        .route("/pool/repair", post(upkeep::repair))
+        .route("/pool/repair/plan", post(upkeep::plan_repair))
+        .route(
+            "/pool/scrub",
+            get(upkeep::scrub_status)
+                .post(upkeep::start_scrub)
+                .put(upkeep::set_scrub_pace)
+                .delete(upkeep::cancel_scrub),
+        )
+        .route("/pool/scrub/watch", get(upkeep::watch_scrub))
         .route("/pool/wait-deleted", post(pool::wait_deleted))
         .route("/volumes", get(volumes::list).post(volumes::create))
         .route("/volumes/{name}", get(volumes::info).delete(volumes::delete))

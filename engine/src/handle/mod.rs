@@ -1,17 +1,22 @@
 //! Handles for any thread: `Send + Sync`, cheap to clone, their methods usable under any executor.
 //!
 //! Each call is a job posted to the pool's reactor thread; the answer comes back through a one-shot channel. A call that is dropped
-//! before its answer still runs to its end.
+//! before its answer still runs to its end, but for a check, which is of use to nobody then.
+
+mod upkeep;
+mod volume;
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     thread::{self, JoinHandle},
 };
 
@@ -21,14 +26,16 @@ use rustc_hash::FxHashMap;
 use crate::{
     admin::LocalPool,
     error::{Error, Result, closed},
-    info::{CheckReport, Event, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions},
+    info::{Event, ExtentPage, PoolStats, SnapshotInfo, VolumeInfo, VolumeOptions},
     names::Target,
     open::{Opening, prepare_create, prepare_open},
     options::{OpenOptions, PoolOptions},
     reactor::Shared,
-    storage::{buffer::IoBuf, wake::Waker},
+    storage::wake::Waker,
     volume::LocalVolume,
 };
+use volume::Handle;
+pub use volume::Volume;
 
 thread_local! {
     /// The pool of the reactor that runs on this thread.
@@ -162,6 +169,26 @@ impl Pool {
         F: Future<Output = Result<T>> + 'static,
     {
         self.inner.run(f).await?
+    }
+
+    /// Like [`Pool::call`], for what is of no use once nobody waits for it: it ends when the future is dropped.
+    async fn call_while_wanted<T, F>(&self, f: impl FnOnce(LocalPool) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + 'static,
+    {
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let outcome = self.inner.run(move |pool| async move {
+            let (mut work, mut unwanted) = (pin!(f(pool)), unwanted);
+            poll_fn(move |cx| match work.as_mut().poll(cx) {
+                Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+                Poll::Pending => Pin::new(&mut unwanted).poll(cx).map(|_| None),
+            })
+            .await
+        });
+        let outcome = outcome.await?;
+        drop(wanted);
+        outcome.unwrap_or_else(|| Err(closed("nobody waits for the answer")))
     }
 
     fn handle(&self, kept: Kept, name: String, read_only: bool) -> Volume {
@@ -328,14 +355,6 @@ impl Pool {
         self.call(move |pool| async move { Ok(pool.events(since)) }).await
     }
 
-    /// Verifies the pool while it stays in use.
-    ///
-    /// # Errors
-    /// See [`LocalPool::check`].
-    pub async fn check(&self, read_data: bool, progress: impl Fn(u64, u64) + Send + 'static) -> Result<CheckReport> {
-        self.call(move |pool| async move { pool.check(read_data, progress).await }).await
-    }
-
     /// Waits until everything deleted so far has given back its space.
     ///
     /// # Errors
@@ -388,7 +407,8 @@ impl LocalPool {
     async fn shut_down(self) -> Result<()> {
         let core = self.core;
         OPEN.with_borrow_mut(FxHashMap::clear);
-        let outcome = if core.opened_read_only { Ok(()) } else { core.checkpoint().await };
+        core.closing.set(true);
+        let outcome = if core.opened_read_only.get() { Ok(()) } else { core.checkpoint().await };
         core.reactor.stop();
         outcome
     }
@@ -508,120 +528,5 @@ impl Drop for Inner {
         if let Some(thread) = thread.filter(|t| t.thread().id() != thread::current().id()) {
             let _panicked = thread.join();
         }
-    }
-}
-
-/// What a [`Volume`] handle stands for. The volume goes before the pool, which may close with it.
-struct Handle {
-    kept: Kept,
-    pool: Arc<Inner>,
-    name: String,
-    read_only: bool,
-}
-
-/// An open volume or snapshot, for any thread. Clones share it; the last one to go detaches. See [`LocalVolume`] for what each call
-/// does and returns.
-#[derive(Clone)]
-pub struct Volume {
-    inner: Arc<Handle>,
-}
-
-impl Volume {
-    async fn call<T, F>(&self, f: impl FnOnce(LocalVolume) -> F + Send + 'static) -> Result<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T>> + 'static,
-    {
-        let id = self.inner.kept.id;
-        self.inner.pool.run(move |_| async move { f(kept(id)?).await }).await?
-    }
-
-    /// The name under which it was opened.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.inner.name
-    }
-
-    /// Whether it is a snapshot (or its pool open for reading only).
-    #[must_use]
-    pub fn is_read_only(&self) -> bool {
-        self.inner.read_only
-    }
-
-    /// Present size in bytes.
-    ///
-    /// # Errors
-    /// `Closed`.
-    pub async fn size(&self) -> Result<u64> {
-        self.call(|v| async move { Ok(v.size()) }).await
-    }
-
-    /// Reads `length` bytes at `offset` (multiples of 512).
-    ///
-    /// # Errors
-    /// See [`LocalVolume::read`].
-    pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
-        self.call(move |v| async move { v.read(offset, length).await }).await
-    }
-
-    /// Writes `data` at `offset` (multiples of 512); durable after the next flush.
-    ///
-    /// # Errors
-    /// See [`LocalVolume::write`].
-    pub async fn write(&self, offset: u64, data: IoBuf) -> Result<()> {
-        self.call(move |v| async move { v.write(offset, data, false).await }).await
-    }
-
-    /// Writes `data` at `offset`; durable when it returns.
-    ///
-    /// # Errors
-    /// See [`LocalVolume::write`].
-    pub async fn write_fua(&self, offset: u64, data: IoBuf) -> Result<()> {
-        self.call(move |v| async move { v.write(offset, data, true).await }).await
-    }
-
-    /// Makes everything acknowledged before durable.
-    ///
-    /// # Errors
-    /// See [`LocalVolume::flush`].
-    pub async fn flush(&self) -> Result<()> {
-        self.call(|v| async move { v.flush().await }).await
-    }
-
-    /// Turns whole blocks within a range into holes.
-    ///
-    /// # Errors
-    /// See [`LocalVolume::discard`].
-    pub async fn discard(&self, offset: u64, length: u64) -> Result<()> {
-        self.call(move |v| async move { v.discard(offset, length, false).await }).await
-    }
-
-    /// Makes a range read as zeros.
-    ///
-    /// # Errors
-    /// See [`LocalVolume::write_zeroes`].
-    pub async fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
-        self.call(move |v| async move { v.write_zeroes(offset, length, false).await }).await
-    }
-
-    /// A page of what a range holds.
-    ///
-    /// # Errors
-    /// See [`LocalVolume::extents`].
-    pub async fn extents(&self, offset: u64, length: u64) -> Result<ExtentPage> {
-        self.call(move |v| async move { v.extents(offset, length).await }).await
-    }
-
-    /// Takes a snapshot of this volume.
-    ///
-    /// # Errors
-    /// See [`LocalPool::snapshot`].
-    pub async fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
-        let (id, snapshot) = (self.inner.kept.id, name.to_owned());
-        let taken = self.inner.pool.run(move |pool| async move {
-            let volume = kept(id)?.present_name()?;
-            pool.snapshot(&[Target { volume, snapshot: Some(snapshot) }]).await
-        });
-        taken.await??.pop().ok_or_else(|| closed("the snapshot was deleted at once"))
     }
 }
