@@ -100,6 +100,12 @@ pub(crate) async fn read_superblock(
     for (slot, _) in &faults {
         inherited.unusable[*slot as usize] = true;
     }
+    // A crash between the two copies of a checkpoint leaves an older one in the place of the second.
+    for copy in
+        valid.iter().filter(|sb| slots_of(best.checkpoint).contains(&sb.slot) && sb.checkpoint != best.checkpoint)
+    {
+        inherited.unusable[copy.slot as usize] = true;
+    }
     Ok((best, inherited, events))
 }
 
@@ -325,8 +331,26 @@ impl Core {
         Ok(())
     }
 
+    /// Writes what a crash left of the newest checkpoint's two copies a second time: with one, the pool lives on luck.
+    async fn complete_superblock(&self) -> Result<()> {
+        let mut inherited = self.inherited.get();
+        let newest = self.superblock.borrow().checkpoint;
+        if inherited.checkpoint != newest {
+            return Ok(());
+        }
+        for slot in slots_of(newest) {
+            if inherited.unusable[slot as usize] {
+                self.rewrite_superblock(slot).await?;
+                inherited.unusable[slot as usize] = false;
+            }
+        }
+        self.inherited.set(inherited);
+        Ok(())
+    }
+
     /// Starts everything that writes.
     pub(crate) async fn start_writing(self: &Rc<Self>) -> Result<()> {
+        self.complete_superblock().await?;
         // After the end of a process, what was read may be in the device's cache only. Nothing that builds on it may outlive it.
         self.sync().await?;
         if self.journal_to_close.replace(false) {

@@ -92,7 +92,7 @@ async fn work(pool: Pool, shared: Volume, thread: u64) {
             3 => assert!(pool.stats().await.unwrap().free < 64 * MIB),
             4 => shared.flush().await.unwrap(),
             5 => pool.delete_snapshot(&Target { volume: own.clone(), snapshot: Some("s".to_owned()) }).await.unwrap(),
-            6 => assert_eq!(pool.delete_volume(&own, false).await.unwrap(), [own.clone()]),
+            6 => assert_eq!(pool.delete_volume(&own, false).await.unwrap(), std::slice::from_ref(&own)),
             _ => assert_eq!(pool.volume(&own).await.err().unwrap().kind(), ErrorKind::NotFound),
         }
         let read = shared.read(offset(thread, round), BLOCK as usize).await.unwrap();

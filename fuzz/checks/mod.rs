@@ -7,6 +7,7 @@
 
 mod control;
 mod nbd;
+mod operations;
 mod pool;
 mod text;
 mod transmission;
@@ -14,6 +15,7 @@ mod transmission;
 pub(crate) use self::{
     control::control,
     nbd::{nbd_handshake, nbd_protocol},
+    operations::operations,
     pool::pool,
     text::{cli_arguments, names_and_sizes},
     transmission::nbd_transmission,

@@ -109,7 +109,7 @@ impl Client {
 
     fn tag(&self) -> u64 {
         self.names.set(self.names.get() + 1);
-        self.names.get() << 8 | self.number as u64 + 1
+        (self.names.get() << 8) | (self.number as u64 + 1)
     }
 
     fn pool(&self) -> &LocalPool {

@@ -7,6 +7,7 @@ pub mod explore;
 mod history;
 mod model;
 pub mod nets;
+pub mod operations;
 pub mod simulate;
 pub mod soak;
 mod verify;

@@ -1,4 +1,4 @@
-//! Seeded runs with every fault. `CAIRN_SEEDS` sets how many (120).
+//! Seeded runs with every fault. `CAIRN_SIM_SEEDS` sets how many (120).
 
 #![allow(missing_docs)]
 
@@ -8,7 +8,7 @@ use cairn_simulation::simulate::simulate;
 
 #[test]
 fn seeds() {
-    let seeds: u64 = std::env::var("CAIRN_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(120);
+    let seeds: u64 = std::env::var("CAIRN_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(120);
     let next = AtomicU64::new(0);
     let operations = AtomicU64::new(0);
     let jobs = std::thread::available_parallelism().map_or(1, Into::into);

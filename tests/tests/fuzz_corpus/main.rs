@@ -97,6 +97,7 @@ targets! {
     journal: 1, 20_000;
     table: 7, 20_000;
     pool: 3, 200;
+    operations: 97, 150;
     nbd_protocol: 1, 100_000;
     nbd_handshake: 1, 50_000;
     nbd_transmission: 5, 2_000;
