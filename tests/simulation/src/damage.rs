@@ -76,6 +76,10 @@ fn prepare(seed: u64) -> Result<(Image, Vec<Family>), String> {
 pub fn sweep(seed: u64) -> Result<Swept, String> {
     let (image, states) = caught(|| prepare(seed))?;
     let digests: Vec<u64> = states.iter().map(Family::digest).collect();
+    let whole = caught(|| whole(image.clone()))?;
+    if !digests.contains(&whole) {
+        return Err("the undamaged pool holds what was never there".to_owned());
+    }
     let mut swept = Swept::default();
     let mut rng = Rng::new(seed);
     for block in 0..image.blocks() {
@@ -87,7 +91,7 @@ pub fn sweep(seed: u64) -> Result<Swept, String> {
         let mut damaged = image.clone();
         let bit = rng.below(4096 * 8) as usize;
         damaged.damage(block, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-        let kind = caught(|| open_damaged(damaged, &digests)).map_err(|e| {
+        let kind = caught(|| open_damaged(damaged, whole, &digests)).map_err(|e| {
             format!("bit {bit} of block {block} flipped: {e}\n  replay: cairn-sim damage --seed {seed}")
         })?;
         match kind {
@@ -107,7 +111,17 @@ enum Kind {
     Shortened,
 }
 
-fn open_damaged(image: Image, digests: &[u64]) -> Result<Kind, String> {
+/// What the undamaged pool holds.
+fn whole(image: Image) -> Result<u64, String> {
+    let opened = sim::run(&Disk::from_image(image, 1), |machine| async move {
+        let pool = machine.open_pool(OpenOptions::new()).await?;
+        read_all(&pool, 1).await
+    });
+    let found = opened.map_err(|_| "the undamaged pool hangs".to_owned())?.map_err(|e| e.to_string())?;
+    Ok(found.first().map_or(0, Family::digest))
+}
+
+fn open_damaged(image: Image, last: u64, digests: &[u64]) -> Result<Kind, String> {
     let disk = Disk::from_image(image, 1);
     let opened = sim::run(&disk, |machine| async move {
         let Ok(pool) = machine.open_pool(OpenOptions::new()).await else { return Ok(None) };
@@ -116,7 +130,6 @@ fn open_damaged(image: Image, digests: &[u64]) -> Result<Kind, String> {
         Ok::<_, String>(Some((found, report.is_clean())))
     });
     let Some((found, clean)) = opened.map_err(|_| "the pool hangs".to_owned())?? else { return Ok(Kind::Refused) };
-    let last = digests.last().copied().unwrap_or_default();
     match found {
         None if clean => Err("reading fails, but the check finds nothing".to_owned()),
         None => Ok(Kind::Reported),
