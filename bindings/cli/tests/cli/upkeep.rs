@@ -152,8 +152,9 @@ fn on_a_terminal(site: &Site, typed: &str) -> Output {
 fn a_served_pool_is_repaired_by_its_server_when_nobody_is_attached() {
     let mut site = Site::new();
     site.volume("v", &noise(1, 3 << 20));
-    damage(&site);
+    // While it is served: opening it for writing would mend the copy by itself.
     site.serve(&[]);
+    damage(&site);
     let output = site.run(&["pool", "check"]);
     assert_eq!(output.status.code(), Some(CORRUPT), "{}", String::from_utf8_lossy(&output.stdout));
     let output = site.run(&["pool", "scrub"]);
