@@ -1,5 +1,5 @@
 # make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, delete, kill
-# make test    everything: format, lints, unit, property, end-to-end and documentation tests
+# make test    everything: format, lints, unit, property, end-to-end and documentation tests, Miri
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
 # make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)

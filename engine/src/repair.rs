@@ -130,7 +130,8 @@ impl Core {
 fn plan(findings: &Findings) -> RepairPlan {
     let mut actions = Vec::new();
     for fault in &findings.slots {
-        let why = format!("in slot {} (block {}): {}", fault.slot, fault.block, fault.cause);
+        let or = if fault.may_be_a_crash { " (or a crash left it so)" } else { "" };
+        let why = format!("the one at block {} {}{or}", fault.block, fault.cause);
         actions.push(RepairAction { step: RepairStep::RewriteSuperblock { slot: fault.slot }, why });
     }
     for PieceFault { piece: (level, index), block, cause } in &findings.pieces {

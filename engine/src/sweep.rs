@@ -82,7 +82,7 @@ impl<'a> Sweep<'a> {
 
     /// Walks `version`, whose children have the trees `others`.
     pub(crate) fn run(&mut self, version: Tree, others: &[Tree]) -> Outcome {
-        let walked = self.below(&[version.root], others, version.depth + 1, 0);
+        let walked = self.below(Pointer::HOLE, &[version.root], others, version.depth + 1, 0);
         let outcome = match walked {
             Ok(()) => Outcome::Done,
             Err(Halt::At(block)) => Outcome::Stopped(block),
@@ -100,8 +100,8 @@ impl<'a> Sweep<'a> {
         self.data + self.node_count > 0
     }
 
-    /// Visits those of the pointers `mine` of a node of `height` that are the version's alone and not done yet.
-    fn below(&mut self, mine: &[Pointer], others: &[Tree], height: u32, base: u64) -> Result<(), Halt> {
+    /// Visits those of the pointers `mine` of `node`, which is of `height`, that are the version's alone and not done yet.
+    fn below(&mut self, node: Pointer, mine: &[Pointer], others: &[Tree], height: u32, base: u64) -> Result<(), Halt> {
         let step = span(height - 1);
         let mut wanted = Positions::default();
         for (index, pointer) in mine.iter().enumerate() {
@@ -117,6 +117,9 @@ impl<'a> Sweep<'a> {
         }
         for index in alone.iter() {
             self.visit(mine[index], others, height - 1, base + index as u64 * step)?;
+            if self.task.mode == Mode::Free && height > 1 {
+                self.nodes.forget(node, index);
+            }
         }
         Ok(())
     }
@@ -133,7 +136,7 @@ impl<'a> Sweep<'a> {
         }
         let bytes = self.nodes.get(pointer, height - 1).map_err(|m| Halt::Missing(m, at))?;
         let mine: Vec<Pointer> = (0..FANOUT).map(|i| node::get(bytes, i)).collect();
-        self.below(&mine, others, height, base)?;
+        self.below(pointer, &mine, others, height, base)?;
         self.take_node(pointer);
         if height == 1 {
             self.task.leaves -= 1;

@@ -149,8 +149,8 @@ impl Reactor {
             };
             if may_sleep {
                 self.shared.wake.wait();
+                self.shared.awake();
             }
-            self.shared.awake();
         }
     }
 }

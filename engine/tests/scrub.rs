@@ -275,10 +275,7 @@ fn damage_of_the_pool_itself_is_named() {
             disk.flip(block);
         }
         let report = site.scrub().await;
-        let slot = |slot: u64| {
-            let cause = format!("superblock copy {slot} fails its checksum");
-            of_the_pool(disk.slot_block(slot), DamageKind::Superblock, &cause)
-        };
+        let slot = |slot: u64| of_the_pool(disk.slot_block(slot), DamageKind::Superblock, "fails its checksum");
         let mut expected = vec![slot(older), slot(tail)];
         expected.push(of_the_pool(piece, DamageKind::Map, "fails its checksum"));
         expected.push(of_the_pool(page, DamageKind::Table, "fails its checksum"));
@@ -463,6 +460,25 @@ fn a_check_that_nobody_waits_for_ends() {
             // One that went on would still be under way.
             assert!(site.check().await.is_clean());
         }
+        drop(db);
+        site.pool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_check_counts_nodes_that_are_only_in_memory() {
+    pollster::block_on(async {
+        let site = Site::new().await;
+        let db = site.volume("db", 600 * MIB).await;
+        fill(&db, [0, 256, 76_800], 1).await;
+        // Three leaves, two nodes above them, the root.
+        let before = site.check().await;
+        assert_eq!((before.nodes, before.data_blocks, before.problems.len()), (6, 3, 0));
+        // A snapshot shares them all, and they count once; so they do when a checkpoint has written them.
+        site.snapshot("db@a").await;
+        assert_eq!(site.check().await.nodes, 6);
+        site.pool.checkpoint().await.unwrap();
+        assert_eq!(site.check().await.nodes, 6);
         drop(db);
         site.pool.close().await.unwrap();
     });

@@ -1,6 +1,6 @@
 //! The transmission phase: a stream of requests to a real server, in any pieces, against what the protocol's own rules say of each.
 
-use super::{VOLUME, nameless_pool, scratch, volume_and_snapshot};
+use super::{VOLUME, nameless_pool, volume_and_snapshot};
 use cairn_engine::{MIB, Pool};
 use cairn_nbd::{
     Listen, Options, Server,
@@ -129,7 +129,7 @@ impl Site {
     fn new() -> Self {
         let pool = nameless_pool(64 * MIB);
         volume_and_snapshot(&pool).expect("there is room");
-        let directory = scratch();
+        let directory = tempfile::tempdir().expect("a directory for a socket");
         let listen = Listen::Unix(directory.path().join("nbd"));
         let server = block_on(Server::start(&pool, listen, Options::default())).expect("it listens");
         Self { _pool: pool, _server: server, directory }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::{verify, walk::Found};
 use crate::{
     core::{Core, Inherited},
-    error::Error,
+    error::{Error, ErrorKind},
     format::{
         pointer::Pointer,
         superblock::{Superblock, slot_block, slots_of},
@@ -18,12 +18,14 @@ use crate::{
 /// Pieces of the free map read at once.
 const PIECES: usize = 64;
 
-/// A damaged copy of the superblock.
+/// A copy of the superblock that is not as it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SlotFault {
     pub(crate) slot: u32,
     pub(crate) block: u64,
     pub(crate) cause: String,
+    /// A crash in the middle of a checkpoint may have left it so. Then it is no problem, but a repair writes it again all the same.
+    pub(crate) may_be_a_crash: bool,
 }
 
 /// A piece of the free map: level and index.
@@ -37,13 +39,19 @@ pub(crate) struct PieceFault {
     pub(crate) cause: String,
 }
 
-/// What is wrong with what stands in `slot`, if anything, when `newest` is the last durable checkpoint.
+/// What is wrong with what stands in `slot`, if anything, when `newest` is the last durable checkpoint, and whether a crash may have
+/// left it so.
 ///
 /// The newest checkpoint has two copies, and both must be there: with one of them the pool lives on luck. The other two slots hold the
 /// checkpoint before it. A crash in the middle of a checkpoint may have torn those, or left an older copy in place of the newest (which
 /// the next checkpoint but one heals), and cannot be told from damage. So an older copy counts only where this process wrote a newer
 /// one, and a torn one of the checkpoint before only where it was whole since.
-fn judge(slot: u32, copy: &Result<Superblock, String>, newest: &Superblock, inherited: Inherited) -> Option<String> {
+fn judge(
+    slot: u32,
+    copy: &Result<Superblock, String>,
+    newest: &Superblock,
+    inherited: Inherited,
+) -> Option<(String, bool)> {
     let is_newest = slots_of(newest.checkpoint).contains(&slot);
     let expected = if is_newest { newest.checkpoint } else { newest.checkpoint - 1 };
     if expected == 0 {
@@ -51,20 +59,29 @@ fn judge(slot: u32, copy: &Result<Superblock, String>, newest: &Superblock, inhe
     }
     let written_here = expected > inherited.checkpoint;
     match copy {
-        Ok(copy) if copy.uuid != newest.uuid => Some("belongs to another pool".to_owned()),
+        Ok(copy) if copy.uuid != newest.uuid => Some(("belongs to another pool".to_owned(), false)),
         Ok(copy) if copy.checkpoint == expected => None,
-        Ok(copy) if copy.checkpoint < expected && !written_here => None,
         Ok(copy) => {
-            Some(format!("holds checkpoint {} instead of {expected}: a write was lost or misdirected", copy.checkpoint))
+            let cause = format!("holds checkpoint {} instead of {expected}: a write was lost", copy.checkpoint);
+            Some((cause, copy.checkpoint < expected && !written_here))
         }
         Err(cause) => {
-            let torn = !is_newest && !written_here && inherited.unusable.get(slot as usize) == Some(&true);
-            (!torn).then(|| cause.clone())
+            let was_so = inherited.unusable.get(slot as usize) == Some(&true);
+            Some((cause.clone(), !is_newest && !written_here && was_so))
         }
     }
 }
 
-/// The damaged copies of the superblock.
+/// Why a slot holds no copy of a superblock.
+fn cause_of(slot: u32, error: &Error) -> String {
+    let text = error.context();
+    match error.kind() {
+        ErrorKind::Invalid => "holds no superblock".to_owned(),
+        _ => text.strip_prefix(&format!("superblock copy {slot} ")).unwrap_or(text).to_owned(),
+    }
+}
+
+/// The copies of the superblock that are not as they should be.
 pub(crate) async fn superblocks(core: &Rc<Core>) -> Vec<SlotFault> {
     loop {
         core.between_checkpoints().await;
@@ -73,14 +90,13 @@ pub(crate) async fn superblocks(core: &Rc<Core>) -> Vec<SlotFault> {
         for slot in 0..4 {
             let block = slot_block(slot, newest.total_blocks);
             let copy = match verify::block(core, block).await {
-                Ok(bytes) => Superblock::decode(&bytes, slot).map_err(|e: Error| e.context().to_owned()),
-                Err(fault) => Err(format!("superblock copy {slot} {fault}")),
+                Ok(bytes) => Superblock::decode(&bytes, slot).map_err(|error| cause_of(slot, &error)),
+                Err(fault) => Err(fault.to_string()),
             };
             // The checkpoint that runs by now writes the slots of the other parity.
             let being_written = core.is_checkpointing() && !slots_of(newest.checkpoint).contains(&slot);
-            if let Some(cause) = judge(slot, &copy, &newest, core.inherited.get()).filter(|_| !being_written) {
-                faults.push(SlotFault { slot, block, cause });
-            }
+            let fault = judge(slot, &copy, &newest, core.inherited.get()).filter(|_| !being_written);
+            faults.extend(fault.map(|(cause, may_be_a_crash)| SlotFault { slot, block, cause, may_be_a_crash }));
         }
         if faults.is_empty() || core.superblock.borrow().checkpoint == newest.checkpoint {
             return faults;
@@ -167,22 +183,24 @@ mod tests {
         let opened = |checkpoint, unusable| Inherited { checkpoint, unusable };
         let none = [false; 4];
         let torn = || Err("torn".to_owned());
-        let is_fault = |slot, copy, inherited| judge(slot, &copy, &newest, inherited).is_some();
+        let verdict = |slot, copy, inherited| judge(slot, &copy, &newest, inherited).map(|(_, crash)| crash);
+        let (sound, damage, crash) = (None, Some(false), Some(true));
         for inherited in [opened(7, none), opened(6, none), opened(2, none)] {
-            assert!(!is_fault(1, copy(1, 7), inherited) && !is_fault(2, copy(2, 6), inherited), "{inherited:?}");
-            assert!(is_fault(1, torn(), inherited), "the newest has two copies");
-            assert!(is_fault(2, torn(), inherited), "it was whole when the pool was opened");
-            assert!(is_fault(2, copy(2, 8), inherited), "newer than the newest");
+            assert_eq!(verdict(1, copy(1, 7), inherited), sound);
+            assert_eq!(verdict(2, copy(2, 6), inherited), sound);
+            assert_eq!(verdict(1, torn(), inherited), damage, "the newest has two copies");
+            assert_eq!(verdict(2, torn(), inherited), damage, "it was whole when the pool was opened");
+            assert_eq!(verdict(2, copy(2, 8), inherited), damage, "newer than the newest");
         }
         // A crash between the two writes of checkpoint 7 leaves 5; so does a write that was lost after 6 was opened.
-        assert!(!is_fault(3, copy(3, 5), opened(7, none)));
-        assert!(is_fault(3, copy(3, 5), opened(6, none)));
+        assert_eq!(verdict(3, copy(3, 5), opened(7, none)), crash);
+        assert_eq!(verdict(3, copy(3, 5), opened(6, none)), damage);
         // Torn when it was opened: by a crash in the middle of checkpoint 8. Written here since: damage.
-        assert!(!is_fault(2, torn(), opened(7, [false, false, true, false])));
-        assert!(!is_fault(2, torn(), opened(6, [false, false, true, false])));
-        assert!(is_fault(2, torn(), opened(5, [false, false, true, false])));
+        assert_eq!(verdict(2, torn(), opened(7, [false, false, true, false])), crash);
+        assert_eq!(verdict(2, torn(), opened(6, [false, false, true, false])), crash);
+        assert_eq!(verdict(2, torn(), opened(5, [false, false, true, false])), damage);
         let foreign = Ok(Superblock { uuid: *b"another pool's..", ..copy(2, 6).unwrap() });
-        assert!(is_fault(2, foreign, opened(7, none)));
+        assert_eq!(verdict(2, foreign, opened(7, none)), damage);
         // The first checkpoint has nothing before it.
         let first = Superblock { checkpoint: 1, slot: 1, ..sample() };
         assert!(judge(0, &torn(), &first, opened(0, [true; 4])).is_none());

@@ -92,8 +92,8 @@ pub(crate) async fn examine(core: &Rc<Core>, read_data: bool, progress: &dyn Fn(
         checker.report.map_pieces = written.len() as u64;
         pieces = copies::damaged_pieces(core, &written).await;
     }
-    for fault in &slots {
-        checker.problem(format!("superblock copy {} (block {}): {}", fault.slot, fault.block, fault.cause));
+    for fault in slots.iter().filter(|fault| !fault.may_be_a_crash) {
+        checker.problem(format!("superblock copy {} (block {}) {}", fault.slot, fault.block, fault.cause));
     }
     for PieceFault { piece: (level, index), block, cause } in &pieces {
         checker.problem(format!("the free map: piece {index} of level {level}, block {block}, {cause}"));

@@ -102,6 +102,7 @@ fn node_seeds() -> Vec<Seed> {
         ("node", "full_leaf", filled(&all)),
         ("node", "inner", filled(&[(0, inner), (255, inner)])),
         ("node", "data_and_nodes", filled(&[(1, data(0)), (2, inner)])),
+        ("node", "hole_with_a_birth", filled(&[(9, Pointer::from_bytes(*b"\0\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0"))])),
         ("node", "slot_of_a_memory", filled(&[(3, Pointer::dirty(5, Epoch(2)))])),
     ]
 }
@@ -179,6 +180,7 @@ fn journal_seeds() -> Vec<Seed> {
         ("over_the_end", Script::new(4, 2, 9).group(2, 9, one).group(3, 10, one).group(0, 11, one).group(1, 8, one)),
         ("group_of_two_blocks", Script::new(6, 1, 3).group(1, 3, std::slice::from_ref(&long)).group(3, 4, one)),
         ("cut_off_by_the_end", Script::new(6, 5, 3).group(5, 3, &[long])),
+        ("missing_group_in_another_place", Script::new(8, 0, 1).group(0, 1, one).group(5, 2, one)),
         ("gap", Script::new(8, 0, 1).group(0, 1, one).group(3, 3, one)),
         ("damaged_last", Script::new(8, 0, 1).group(0, 1, one).group(1, 2, one).damage(1, 40, b"x")),
         ("damaged_before_the_last", Script::new(8, 0, 1).group(0, 1, one).group(1, 2, one).damage(0, 12, b"x")),
@@ -234,9 +236,12 @@ fn table_seeds() -> Vec<Seed> {
     for index in (0..512).step_by(3) {
         let _block = map.rewrite(0, index, index as u32);
     }
+    let mut ancestors = [version(6, State::Snapshot, Some(6)), version(7, State::Live, Some(9))];
+    ancestors[1].name = "its parent is nowhere".to_owned();
     let with = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     vec![
         ("table", "page_with_every_state", with(0, &encode_page(&states))),
+        ("table", "page_with_impossible_parents", with(0, &encode_page(&ancestors)[..512])),
         ("table", "page_with_one_version", with(0, &encode_page(std::slice::from_ref(&live))[..128])),
         ("table", "page_without_versions", with(0, &encode_page(&[])[..16])),
         ("table", "page_with_one_version_twice", with(0, &encode_page(&[live.clone(), live])[..256])),

@@ -261,7 +261,9 @@ impl Reactor {
             let busy = ran || fired || self.inner.shared.has_work();
             let timeout = self.sleep_time(busy, last_work);
             self.inner.storage.borrow_mut().wait(timeout, &mut done);
-            self.inner.shared.awake();
+            if timeout != Some(Duration::ZERO) {
+                self.inner.shared.awake();
+            }
             if busy || !done.is_empty() {
                 last_work = self.now();
             }

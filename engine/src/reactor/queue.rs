@@ -103,7 +103,8 @@ impl<T, B: Bell> Queue<T, B> {
         self.lock().has_work()
     }
 
-    /// Whether the reactor may sleep: there is no work, and from here on whoever brings some rings, until [`Queue::awake`].
+    /// Whether the reactor may sleep: there is no work, and from here on whoever brings some rings, until [`Queue::awake`]. If not,
+    /// nothing has changed.
     #[must_use]
     pub(crate) fn prepare_sleep(&self) -> bool {
         let mut state = self.lock();

@@ -175,7 +175,7 @@ impl Reader {
             return false;
         }
         let began = self.core.reactor.now();
-        for fault in copies::superblocks(&self.core).await {
+        for fault in copies::superblocks(&self.core).await.into_iter().filter(|fault| !fault.may_be_a_crash) {
             self.pool_damage(DamageKind::Superblock, fault.block, fault.cause);
         }
         self.report.superblocks = 4;

@@ -157,12 +157,12 @@ mod tests {
     use super::*;
     use proptest::{prelude::*, test_runner::Config};
 
-    const OPS: usize = if cfg!(miri) { 6 } else { 60 };
+    const OPS: usize = if cfg!(miri) { 4 } else { 60 };
 
     fn config() -> Config {
         match cfg!(miri) {
             // There is no file system to keep failures in.
-            true => Config { cases: 3, failure_persistence: None, ..Config::default() },
+            true => Config { cases: 2, failure_persistence: None, ..Config::default() },
             false => Config::default(),
         }
     }

@@ -9,6 +9,8 @@ use crate::rng::Rng;
 const TOTAL: u64 = 4 * SEGMENT;
 const START: u64 = 64;
 const END: u64 = TOTAL - 64;
+/// Blocks reserved or released at once, at most.
+const MANY: u64 = if cfg!(miri) { 20 } else { 400 };
 
 /// What must be over before a released block may be handed out again: for data, a commit after the one of its group; for nodes, a
 /// checkpoint; for both, the reads that were under way.
@@ -84,7 +86,7 @@ impl World {
 
     fn reserve(&mut self, rng: &mut Rng) {
         let purpose = rng.pick(&[Purpose::Data, Purpose::Overwrite, Purpose::Metadata]);
-        let want = 1 + rng.below(400);
+        let want = 1 + rng.below(MANY);
         match self.space.reserve_run(want, purpose) {
             Ok(run) => {
                 assert!((1..=want).contains(&run.len) && run.start >= START && run.end() <= END);
@@ -124,7 +126,7 @@ impl World {
         let from = rng.below(TOTAL);
         let used = |b: &u64| self.blocks[*b as usize] == Block::InUse;
         let Some(start) = (from..TOTAL).find(used) else { return };
-        let found: Vec<u64> = (start..TOTAL).take_while(used).take(1 + rng.below(500) as usize).collect();
+        let found: Vec<u64> = (start..TOTAL).take_while(used).take(1 + rng.below(MANY) as usize).collect();
         let kind = rng.below(3);
         // What the running checkpoint replaces is free with it, if one is running.
         let frozen = self.checkpoint - self.durable > 1;
@@ -228,13 +230,13 @@ impl World {
 
 #[test]
 fn blocks_are_handed_out_when_nothing_holds_them() {
-    let (seeds, steps) = if cfg!(miri) { (2, 60) } else { (100, 400) };
+    let (seeds, steps) = if cfg!(miri) { (2, 40) } else { (100, 400) };
     for seed in 1..=seeds {
         let mut rng = Rng::new(seed);
         let mut world = World::new(seed % 2 == 0);
         for step in 1..=steps {
             world.step(&mut rng);
-            if step % (if cfg!(miri) { 60 } else { 10 }) == 0 {
+            if !cfg!(miri) && step % 10 == 0 {
                 world.check();
             }
         }

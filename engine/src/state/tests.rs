@@ -167,7 +167,9 @@ impl World {
         self.delete(parent);
         while self.state.lineage.front_of_queue().is_some() {
             self.walk_a_little(rng);
-            self.check();
+            if !cfg!(miri) {
+                self.check();
+            }
         }
     }
 
@@ -345,7 +347,7 @@ impl World {
 
 #[test]
 fn random_lineages_hold_what_they_must_and_give_back_the_rest() {
-    let (seeds, steps) = if cfg!(miri) { (1, 60) } else { (60, 150) };
+    let (seeds, steps) = if cfg!(miri) { (1, 25) } else { (60, 150) };
     for seed in 1..=seeds {
         let mut rng = Rng::new(seed);
         let mut world = World::new();

@@ -257,7 +257,7 @@ mod tests {
     /// that some version refers to: nothing is released that another holds, and nothing is lost.
     #[test]
     fn random_edits_agree_with_a_map() {
-        let (seeds, steps) = if cfg!(miri) { (1, 60) } else { (60, 150) };
+        let (seeds, steps) = if cfg!(miri) { (1, 40) } else { (60, 150) };
         for seed in 1..=seeds {
             let mut rng = Rng::new(seed);
             let mut garden = Garden::new();

@@ -8,7 +8,8 @@
 //!   copies a frozen node into a new slot, as it would copy a clean one.
 //! - When the checkpoint is durable, [`Nodes::thaw`] replaces frozen slots by the blocks that they were written to, wherever they are referred to.
 //!
-//! Invariant: only dirty nodes and version roots refer to slots, and a frozen node refers to frozen ones only.
+//! Invariant: only dirty nodes and version roots refer to slots; a slot that is referred to is taken, and a frozen node refers to frozen
+//! ones only.
 
 use std::rc::Rc;
 
@@ -174,6 +175,16 @@ impl Nodes {
         }
     }
 
+    /// What pointer `index` of the node at `parent` pointed to was released by a walk that will not come here again. A node that goes to
+    /// disk in the midst of the walk must not name a slot that nothing, or something else, is in.
+    pub(crate) fn forget(&mut self, parent: Pointer, index: usize) {
+        if let Place::Dirty(slot) = parent.place()
+            && self.is_open(slot)
+        {
+            let _released = self.set(slot, index, Pointer::HOLE);
+        }
+    }
+
     fn remove(&mut self, slot: u32) {
         if self.slots[slot as usize].take().is_some() {
             self.dirty -= 1;
@@ -199,7 +210,13 @@ impl Nodes {
         if entry.level == 0 {
             return entry.bytes.clone();
         }
-        self.resolved(&entry.bytes).unwrap_or_else(|| entry.bytes.clone())
+        let sealed = self.resolved(&entry.bytes).unwrap_or_else(|| entry.bytes.clone());
+        debug_assert!(
+            node::is_sound(&sealed, entry.level),
+            "slot {slot} of level {} is no node for a disk",
+            entry.level
+        );
+        sealed
     }
 
     /// A copy with slots replaced by the blocks that they were written to; `None` when there is nothing to replace.

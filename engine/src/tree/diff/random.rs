@@ -70,7 +70,7 @@ fn versions(forest: &mut Forest, rng: &mut Rng) -> Vec<Live> {
 
 #[test]
 fn random_versions_differ_as_their_maps_do() {
-    let (seeds, pairs) = if cfg!(miri) { (1, 3) } else { (100, 30) };
+    let (seeds, pairs) = if cfg!(miri) { (1, 2) } else { (100, 30) };
     for seed in 1..=seeds {
         let mut rng = Rng::new(seed);
         let mut forest = Forest::new();
