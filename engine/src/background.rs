@@ -12,7 +12,7 @@ use crate::{
     storage::Op,
     tree::count,
     units::{BLOCK, VersionId},
-    versions::State,
+    versions::{State, Version},
 };
 
 /// Segments that the file grows by at once: 64 MiB.
@@ -41,8 +41,14 @@ impl Core {
         if self.check_running.get() {
             self.check_yield.set(true);
         }
+        let shortage = match shortage {
+            Shortage::Unbacked if self.grow().await => return Ok(true),
+            // The file system is full too: then what is on its way to being free counts.
+            Shortage::Unbacked if self.state.borrow().space.releasing() > 0 => Shortage::Releasing,
+            other => other,
+        };
         match shortage {
-            Shortage::Unbacked => Ok(self.grow().await || attempts < 2),
+            Shortage::Unbacked => Ok(attempts < 2),
             Shortage::Full => {
                 // Dirty nodes promise blocks that a checkpoint may turn out not to need.
                 if attempts == 1 && self.state.borrow().nodes.dirty_count() > 0 {
@@ -228,7 +234,10 @@ impl Core {
             quiet_ticks = if pending { 0 } else { quiet_ticks + 1 };
             // Space is given back when nobody is writing, so that a steady load reuses it instead.
             if quiet_ticks >= 4 && !self.repairing.get() {
-                self.give_back().await;
+                if !self.giving_back.replace(true) {
+                    let core = self.clone();
+                    self.reactor.spawn(async move { core.give_back().await }).detach();
+                }
                 if !self.counting.replace(true) {
                     let core = self.clone();
                     self.reactor.spawn(async move { core.count_one().await }).detach();
@@ -245,6 +254,7 @@ impl Core {
             drop(done.result);
             self.state.borrow_mut().space.gave_back(segment);
         }
+        self.giving_back.set(false);
     }
 
     /// Puts branch points back into the queue when their children have diverged enough.
@@ -282,7 +292,11 @@ impl Core {
         loop {
             let step = self.step(|state| {
                 let Some((counted, cursor, count)) = state.counting else { return Ok(None) };
-                let Some(version) = state.lineage.get(counted) else { return Ok(None) };
+                let counts = |version: &&Version| version.state != State::Deleting;
+                let Some(version) = state.lineage.get(counted).filter(counts) else {
+                    state.counting = None;
+                    return Ok(None);
+                };
                 let end = version.blocks();
                 let (n, reached) = count::data_blocks(&state.nodes, tree_of(version), cursor, end)?;
                 if reached >= end {

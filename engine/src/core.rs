@@ -123,6 +123,8 @@ pub(crate) struct Core {
     pub(crate) grew: Cell<bool>,
     /// The pool is being closed: what can wait for ever gives up.
     pub(crate) closing: Cell<bool>,
+    /// Empty segments are being given back to the file system.
+    pub(crate) giving_back: Cell<bool>,
     /// Blocks of a version are being counted.
     pub(crate) counting: Cell<bool>,
     /// When background deletion, which an error has stopped, tries again.
@@ -243,10 +245,11 @@ impl Core {
         }
     }
 
-    /// Reads nodes into the cache, all at once; only a failure of the first one counts.
+    /// Reads nodes into the cache, all at once. Only a failure of the first one named counts: the others are read ahead.
     pub(crate) async fn load(self: &Rc<Self>, missing: Missing) -> Result<()> {
         let guard = self.hold();
         let mut nodes = missing.nodes;
+        let needed = nodes.first().map(|(p, _)| block_of(*p));
         nodes.sort_by_key(|(p, _)| block_of(*p));
         nodes.dedup_by_key(|(p, _)| block_of(*p));
         let reads: Vec<_> = nodes
@@ -256,7 +259,7 @@ impl Core {
                 (pointer, level, self.reactor.submit(Op::Read { offset: block_of(pointer) * BLOCK, buf }))
             })
             .collect();
-        let mut first = Ok(());
+        let mut result = Ok(());
         for (pointer, level, read) in reads {
             let done = read.await;
             let Op::Read { buf, .. } = done.op else { continue };
@@ -268,12 +271,13 @@ impl Core {
             };
             match outcome {
                 Ok(()) => self.state.borrow_mut().nodes.cache.insert(place, pointer.crc(), Rc::new(buf)),
-                Err(e) if first.is_ok() => first = Err(e),
+                Err(e) if needed == Some(place) => result = Err(e),
+                // Only read ahead: whoever needs it will ask for it.
                 Err(_) => {}
             }
         }
         drop(guard);
-        first
+        result
     }
 
     fn verify_node(&self, bytes: &IoBuf, pointer: Pointer, level: u32, place: u64) -> Result<()> {

@@ -343,6 +343,7 @@ fn build(
         growing: Cell::new(false),
         grew: Cell::new(false),
         closing: Cell::new(false),
+        giving_back: Cell::new(false),
         counting: Cell::new(false),
         deletion_retry: Cell::new(None),
         deletion_failed: RefCell::default(),

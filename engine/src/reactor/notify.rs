@@ -25,24 +25,26 @@ impl Notify {
 
     /// Completes at the first notification after this call (not after the first poll).
     pub(crate) fn notified(&self) -> Notified<'_> {
-        Notified { notify: self, generation: self.generation.get() }
+        Notified { notify: self, generation: self.generation.get(), registered: None }
     }
 }
 
 pub(crate) struct Notified<'a> {
     notify: &'a Notify,
     generation: u64,
+    /// Who is told.
+    registered: Option<Waker>,
 }
 
 impl Future for Notified<'_> {
     type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.notify.generation.get() != self.generation {
             return Poll::Ready(());
         }
-        let mut wakers = self.notify.wakers.borrow_mut();
-        if !wakers.iter().any(|w| w.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
+        if !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.notify.wakers.borrow_mut().push(cx.waker().clone());
+            self.registered = Some(cx.waker().clone());
         }
         Poll::Pending
     }

@@ -229,7 +229,7 @@ impl Space {
     }
 
     /// Long free runs first: ahead in backed segments, then (if much of what is backed is in use) by growing, then behind; single
-    /// blocks last.
+    /// blocks last. Once the file system has refused a segment, all that is backed goes before asking for another one.
     fn next_run(&mut self) -> Result<Run, Shortage> {
         if let Some(run) = self.find_backed_long(self.cursor, self.data_end) {
             return Ok(run);
@@ -238,17 +238,22 @@ impl Space {
         let backed_total = self.backed.iter().filter(|&&b| b).count() as u64 * SEGMENT;
         self.backed_free = self.count_backed_free();
         let much_free = self.backed_free * 4 >= backed_total && self.backed_free > 4 * SEGMENT;
-        if unbacked && !much_free {
+        let grows = unbacked && self.refused.is_empty();
+        if grows && !much_free {
             return Err(Shortage::Unbacked);
         }
         if let Some(run) = self.find_backed_long(self.data_start, self.data_end) {
             return Ok(run);
         }
-        if unbacked {
+        if grows {
             return Err(Shortage::Unbacked);
         }
         let coming = self.releasing > 0 || !self.leaving.is_empty();
-        self.find_backed_any().ok_or(if coming { Shortage::Releasing } else { Shortage::Full })
+        self.find_backed_any().ok_or(match (unbacked, coming) {
+            (true, _) => Shortage::Unbacked,
+            (false, true) => Shortage::Releasing,
+            (false, false) => Shortage::Full,
+        })
     }
 
     fn find_backed_long(&self, from: u64, to: u64) -> Option<Run> {
