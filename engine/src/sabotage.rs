@@ -125,10 +125,21 @@ mod switch {
     pub(crate) fn broken(rule: Sabotage) -> bool {
         BROKEN.get() == Some(rule)
     }
+
+    /// Whether `test` fails when the rule is broken.
+    #[cfg(test)]
+    pub(crate) fn notices(rule: Sabotage, test: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+        sabotage(Some(rule));
+        let result = std::panic::catch_unwind(test);
+        sabotage(None);
+        result.is_err()
+    }
 }
 
 #[cfg(feature = "sim")]
 pub(crate) use switch::broken;
+#[cfg(all(test, feature = "sim"))]
+pub(crate) use switch::notices;
 #[cfg(feature = "sim")]
 pub use switch::sabotage;
 

@@ -228,9 +228,7 @@ impl World {
     }
 }
 
-#[test]
-fn blocks_are_handed_out_when_nothing_holds_them() {
-    let (seeds, steps) = if cfg!(miri) { (2, 40) } else { (100, 400) };
+fn live(seeds: u64, steps: u64) {
     for seed in 1..=seeds {
         let mut rng = Rng::new(seed);
         let mut world = World::new(seed % 2 == 0);
@@ -242,6 +240,22 @@ fn blocks_are_handed_out_when_nothing_holds_them() {
         }
         world.settle();
         world.check();
+    }
+}
+
+#[test]
+fn blocks_are_handed_out_when_nothing_holds_them() {
+    let (seeds, steps) = if cfg!(miri) { (2, 40) } else { (100, 400) };
+    live(seeds, steps);
+}
+
+/// Each rule of handing blocks out is broken in turn, and these lives notice.
+#[cfg(feature = "sim")]
+#[test]
+fn broken_rules_are_noticed() {
+    use crate::sabotage::{Sabotage::*, notices};
+    for rule in [FreeDataEarly, FreeDataOneGroupEarly, FreeNodesEarly, IgnoreReads, NoReserve] {
+        assert!(notices(rule, || live(20, 400)), "{rule:?}");
     }
 }
 

@@ -345,9 +345,7 @@ impl World {
     }
 }
 
-#[test]
-fn random_lineages_hold_what_they_must_and_give_back_the_rest() {
-    let (seeds, steps) = if cfg!(miri) { (1, 25) } else { (60, 150) };
+fn live(seeds: u64, steps: u64) {
     for seed in 1..=seeds {
         let mut rng = Rng::new(seed);
         let mut world = World::new();
@@ -359,6 +357,22 @@ fn random_lineages_hold_what_they_must_and_give_back_the_rest() {
             }
         }
         world.finish();
+    }
+}
+
+#[test]
+fn random_lineages_hold_what_they_must_and_give_back_the_rest() {
+    let (seeds, steps) = if cfg!(miri) { (1, 25) } else { (60, 150) };
+    live(seeds, steps);
+}
+
+/// Each rule of sharing and deletion is broken in turn, and these lives notice.
+#[cfg(feature = "sim")]
+#[test]
+fn broken_rules_are_noticed() {
+    use crate::sabotage::{Sabotage::*, notices};
+    for rule in [KeepEpoch, OwnParents, DropChild, DissolveBranch, OneFloor, SkipLeaf, LeakSubtree] {
+        assert!(notices(rule, || live(60, 150)), "{rule:?}");
     }
 }
 

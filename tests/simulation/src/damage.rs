@@ -1,4 +1,4 @@
-//! The damage sweep: a pool with all kinds of versions, closed by a power cut, is opened again and again with one block damaged, each
+//! The damage sweep: a pool with all kinds of versions, closed by a power cut, is opened again and again with one bit flipped, in each
 //! block of the disk in turn. Whatever is damaged, wrong data never comes back, and what is in use and damaged is noticed.
 
 use std::{
@@ -23,8 +23,8 @@ use crate::{
 /// What happened to the pools of a sweep.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Swept {
-    /// Blocks that were damaged, one at a time.
-    pub blocks: u64,
+    /// Bits that were flipped, one at a time.
+    pub bits: u64,
     /// The pool was not opened, with an error that says why.
     pub refused: u64,
     /// Reading or checking said what was damaged.
@@ -75,40 +75,53 @@ fn prepare(seed: u64) -> Result<(Image, Vec<Family>), String> {
 /// What came back wrong, or went unnoticed.
 pub fn sweep(seed: u64) -> Result<Swept, String> {
     let (image, states) = caught(|| prepare(seed))?;
-    let digests: Vec<u64> = states.iter().map(Family::digest).collect();
     let whole = caught(|| whole(image.clone()))?;
+    let digests: Vec<u64> = states.iter().map(Family::digest).collect();
     if !digests.contains(&whole) {
         return Err("the undamaged pool holds what was never there".to_owned());
     }
+    // What the pool holds without the last group; there is only one such state.
+    let mut shorter = None;
     let mut swept = Swept::default();
     let mut rng = Rng::new(seed);
     for block in 0..image.blocks() {
-        let before = image.block(block);
-        if before.iter().all(|b| *b == 0) {
-            continue;
-        }
-        swept.blocks += 1;
-        let mut damaged = image.clone();
-        let bit = rng.below(4096 * 8) as usize;
-        damaged.damage(block, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-        let kind = caught(|| open_damaged(damaged, whole, &digests)).map_err(|e| {
-            format!("bit {bit} of block {block} flipped: {e}\n  replay: cairn-sim damage --seed {seed}")
-        })?;
-        match kind {
-            Kind::Refused => swept.refused += 1,
-            Kind::Reported => swept.reported += 1,
-            Kind::Harmless => swept.harmless += 1,
-            Kind::Shortened => swept.shortened += 1,
+        for bit in some_bits(&image.block(block), &mut rng) {
+            swept.bits += 1;
+            let mut damaged = image.clone();
+            damaged.damage(block, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            let failed = |what: &str| {
+                format!("bit {bit} of block {block} flipped: {what}\n  replay: cairn-sim damage --seed {seed}")
+            };
+            match caught(|| open_damaged(damaged, whole, &digests)).map_err(|e| failed(&e))? {
+                Kind::Refused => swept.refused += 1,
+                Kind::Reported => swept.reported += 1,
+                Kind::Harmless => swept.harmless += 1,
+                Kind::Shortened(to) if *shorter.get_or_insert(to) == to => swept.shortened += 1,
+                Kind::Shortened(_) => return Err(failed("more is gone than the last group")),
+            }
         }
     }
     Ok(swept)
+}
+
+/// Which bits of a block to flip, one at a time: any one; and of a block that holds little, several of its little.
+fn some_bits(block: &[u8], rng: &mut Rng) -> Vec<usize> {
+    let used: Vec<u64> = (0..block.len() as u64).filter(|at| block[*at as usize] != 0).collect();
+    let mut bytes = Vec::new();
+    if !used.is_empty() {
+        bytes.push(rng.below(block.len() as u64));
+    }
+    if (1..512).contains(&used.len()) {
+        bytes.extend((0..6).map(|_| used[rng.below(used.len() as u64) as usize]));
+    }
+    bytes.into_iter().map(|byte| (byte * 8 + rng.below(8)) as usize).collect()
 }
 
 enum Kind {
     Refused,
     Reported,
     Harmless,
-    Shortened,
+    Shortened(u64),
 }
 
 /// What the undamaged pool holds.
@@ -139,7 +152,7 @@ fn open_damaged(image: Image, last: u64, digests: &[u64]) -> Result<Kind, String
                 (true, true) => Ok(Kind::Harmless),
                 (true, false) => Ok(Kind::Reported),
                 // The limit that the engine states: damage to the last group, or to what it names.
-                (false, true) if digests.contains(&digest) => Ok(Kind::Shortened),
+                (false, true) if digests.contains(&digest) => Ok(Kind::Shortened(digest)),
                 (false, _) => Err("reads return what was never there".to_owned()),
             }
         }

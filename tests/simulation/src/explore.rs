@@ -139,7 +139,7 @@ fn subsets(replay: &Replay<'_>, rng: &mut Rng) -> Vec<Survivors> {
 }
 
 /// Runs `f`; a panic in it becomes an error.
-pub(crate) fn caught<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub fn caught<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));

@@ -131,8 +131,8 @@ fn run_soak(seconds: u64, from: u64, jobs: Option<usize>) -> ExitCode {
         "{points} crash points and {recovery_points} within recoveries, {images} pools opened and verified for the first"
     );
     println!(
-        "{} blocks damaged one at a time ({} refused, {} reported, {} harmless, {} shortened by the last group)",
-        swept.blocks, swept.refused, swept.reported, swept.harmless, swept.shortened
+        "{} bits flipped one at a time ({} refused, {} reported, {} harmless, {} shortened by the last group)",
+        swept.bits, swept.refused, swept.reported, swept.harmless, swept.shortened
     );
     println!("{:.0} s", took.as_secs_f64());
     verdict(&failures)

@@ -19,10 +19,20 @@ pub enum Net {
     Simulation,
 }
 
-/// The rule is whole again when this is dropped.
-struct Broken;
+/// All rules are whole again when this is dropped.
+#[derive(Debug)]
+pub struct Whole(());
 
-impl Drop for Broken {
+impl Whole {
+    /// Breaks a rule for everything that this thread runs until then.
+    #[must_use]
+    pub fn but(rule: Sabotage) -> Self {
+        sabotage(Some(rule));
+        Self(())
+    }
+}
+
+impl Drop for Whole {
     fn drop(&mut self) {
         sabotage(None);
     }
@@ -31,8 +41,7 @@ impl Drop for Broken {
 /// Tries the seeds of one net with a rule broken (`None`: with all rules whole); the first seed that notices, and what it says.
 #[must_use]
 pub fn cast(net: Net, rule: Option<Sabotage>, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
-    sabotage(rule);
-    let _whole_again = Broken;
+    let _whole_again = rule.map(Whole::but);
     for seed in seeds {
         let outcome = match net {
             Net::Crash => {

@@ -56,11 +56,11 @@ pub fn soak(time: Duration, from: u64, jobs: usize, tell: impl Fn(String) + Sync
                     total.add(done);
                     if batch % 20 == 19 {
                         tell(format!(
-                            "{:5.0} s: {} seeds, {} crash points, {} damaged blocks, {} failures",
+                            "{:5.0} s: {} seeds, {} crash points, {} flipped bits, {} failures",
                             started.elapsed().as_secs_f64(),
                             total.seeds,
                             total.explored.points + total.explored.recovery_points,
-                            total.swept.blocks,
+                            total.swept.bits,
                             total.failures.len()
                         ));
                     }
@@ -108,7 +108,7 @@ impl Soak {
         self.seeds += other.seeds;
         self.operations += other.operations;
         self.explored.add(&other.explored);
-        self.swept.blocks += other.swept.blocks;
+        self.swept.bits += other.swept.bits;
         self.swept.refused += other.swept.refused;
         self.swept.reported += other.swept.reported;
         self.swept.harmless += other.swept.harmless;

@@ -50,6 +50,6 @@ fn small_volumes() {
 fn damage_everywhere() {
     for seed in 0..2 {
         let swept = sweep(seed).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(swept.blocks > 100 && swept.reported > 10 && swept.harmless > 10, "{swept:?}");
+        assert!(swept.bits > 100 && swept.reported > 10 && swept.harmless > 10, "{swept:?}");
     }
 }
