@@ -7,7 +7,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Result, SECTOR, SyncMode, Target, VolumeOptions,
+    BLOCK, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, Result, SECTOR, SyncMode, Target,
+    VolumeOptions,
     sim::{Disk, Faults},
 };
 
@@ -222,7 +223,8 @@ impl Client {
             31 | 32 => self.checkpoint().await,
             33 => self.check().await,
             34 => self.wait_deleted().await,
-            35 | 36 => {
+            35 => self.scrub().await,
+            36 => {
                 self.pool().reactor().sleep(Duration::from_millis(self.below(2500))).await;
                 Go::On
             }
@@ -711,6 +713,39 @@ impl Client {
                 assert!(excused, "check: {:#?}", report.problems);
             }
             Err(e) => assert!(e.kind() == ErrorKind::Busy || self.excused(&e, before), "check: {e}"),
+        }
+        Go::On
+    }
+
+    /// Begins a scrub, or does something about the one under way; sometimes waits for it.
+    async fn scrub(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        let pace = [Pace::unlimited(), Pace::bytes_per_second(MIB), Pace::default()][self.below(3) as usize];
+        let began = match self.pool().start_scrub(pace) {
+            Ok(_) => true,
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+                false
+            }
+        };
+        let outcome = match self.below(4) {
+            0 => self.pool().cancel_scrub().await,
+            1 => self.pool().watch_scrub(|_| {}).await,
+            2 => {
+                // It may have ended by now.
+                let _told = self.pool().set_scrub_pace(Pace::unlimited());
+                return Go::On;
+            }
+            _ => return Go::On,
+        };
+        match outcome {
+            Ok(outcome) if !began || outcome.report.is_clean() => {}
+            Ok(outcome) => {
+                let excused = excuses(&self.shared.disk) > before || self.stopped();
+                assert!(excused, "scrub: {:#?}", outcome.report.damaged);
+            }
+            // Another client ended it, or it ended by itself.
+            Err(e) => assert_eq!(e.kind(), ErrorKind::NotFound, "{e}"),
         }
         Go::On
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use cairn_engine::{
-    LocalPool, MIB, OpenOptions, PoolOptions,
+    ErrorKind, LocalPool, MIB, OpenOptions, Pace, PoolOptions, RepairStep,
     sim::{self, Counters, Disk, Faults, Machine, Rng, Survivors},
 };
 
@@ -53,6 +53,8 @@ struct Life {
     operations: u64,
     /// When the power goes, if it goes before everybody is done.
     cut: Option<Duration>,
+    /// Whether what can be repaired is repaired at the end, with all the damage that was done.
+    repair: bool,
     /// Whether deletion is waited for and everything checked before the end.
     settle: bool,
 }
@@ -116,6 +118,7 @@ fn run(seed: u64) -> Result<Outcome, String> {
             faulty_opening: rng.below(3) == 0,
             operations: 20 + rng.below(100),
             cut: (rng.below(3) > 0).then(|| Duration::from_micros(rng.below(30_000) * (1 + rng.below(20)))),
+            repair: rng.below(3) == 0,
             settle: rng.below(3) == 0,
         };
         world.live(&life, &mut rng)?;
@@ -227,6 +230,9 @@ impl World {
                 Some(after) => before(machine.reactor().sleep(after), everybody).await,
                 None => everybody.await,
             }
+            if life.cut.is_none() && life.repair {
+                world.repair(&machine, &pool).await?;
+            }
             if life.cut.is_none() && life.settle {
                 world.settle(&machine, &pool).await?;
             }
@@ -260,6 +266,26 @@ impl World {
         }
     }
 
+    /// No more faults, but the damage stays: what follows from the rest is repaired, and then nothing of it is left to do.
+    async fn repair(&self, machine: &Machine, pool: &LocalPool) -> Result<(), String> {
+        machine.disk().set_faults(calm());
+        if pool.stats().read_only.is_some() {
+            return Ok(());
+        }
+        let plan = pool.plan_repair(true, |_, _| {}).await.map_err(|e| format!("planning a repair: {e}"))?;
+        // What was found before the checkpoint may have been of the one before.
+        let done = match pool.repair(&plan, |_, _| {}).await {
+            Ok(report) => report.done.len(),
+            Err(e) if e.kind() == ErrorKind::Busy => return Ok(()),
+            Err(e) => return Err(format!("repairing: {e}")),
+        };
+        let again = pool.plan_repair(false, |_, _| {}).await.map_err(|e| format!("planning again: {e}"))?;
+        if done > 0 && !again.actions.is_empty() {
+            return Err(format!("after a repair there is more to repair: {:?}", again.actions));
+        }
+        Ok(())
+    }
+
     /// The disk is mended while the pool is open: unless it has stopped for good, everything comes right without a restart.
     async fn settle(&self, machine: &Machine, pool: &LocalPool) -> Result<(), String> {
         machine.disk().heal();
@@ -269,12 +295,24 @@ impl World {
         }
         pool.wait_deleted().await.map_err(|e| format!("deletion on a mended disk: {e}"))?;
         check_clean(pool, true, "on a mended disk").await?;
+        self.scrub(pool).await?;
         let found = read_surely(machine, pool, self.histories.len()).await?;
         for (i, (history, family)) in self.histories.iter().zip(&found).enumerate() {
             let expected = history.borrow().now();
             if expected.digest() != family.digest() {
                 return Err(format!("family {i} on a mended disk: {}", family.explain(&expected)));
             }
+        }
+        Ok(())
+    }
+
+    /// A scrub of a pool in order finds nothing.
+    async fn scrub(&self, pool: &LocalPool) -> Result<(), String> {
+        // One that began before the disk was mended may still be under way.
+        let _outcome = pool.cancel_scrub().await;
+        let outcome = pool.scrub(Pace::unlimited(), |_| {}).await.map_err(|e| format!("scrubbing: {e}"))?;
+        if !outcome.report.is_clean() {
+            return Err(format!("a scrub on a mended disk: {:?}", outcome.report.damaged));
         }
         Ok(())
     }
@@ -288,6 +326,7 @@ impl World {
             let pool =
                 machine.open_pool(OpenOptions::new()).await.map_err(|e| format!("opening on a calm disk: {e}"))?;
             world.take_stock(&machine, &pool).await?;
+            give_back_what_counts_as_used(&machine, &pool).await?;
             check_clean(&pool, true, "on a calm disk").await?;
             world.everybody(&machine, &pool, 20, &mut rng).await;
             world.settle(&machine, &pool).await?;
@@ -315,6 +354,17 @@ impl World {
         });
         ended.map_err(|_| "the pool hangs on a calm disk".to_owned())?
     }
+}
+
+/// A piece of the free map was damaged, and so was what it follows from: the pool was opened with all of that piece in use, and a repair
+/// gives it back when the rest is whole. Nothing but damage, or an error of the disk, may lead to that.
+async fn give_back_what_counts_as_used(machine: &Machine, pool: &LocalPool) -> Result<(), String> {
+    let plan = pool.plan_repair(false, |_, _| {}).await.map_err(|e| format!("planning a repair: {e}"))?;
+    let only_space = plan.actions.iter().all(|action| matches!(action.step, RepairStep::FreeBlocks { .. }));
+    if !plan.actions.is_empty() && only_space && excuses(machine.disk()) > 0 {
+        let _report = pool.repair(&plan, |_, _| {}).await.map_err(|e| format!("repairing: {e}"))?;
+    }
+    Ok(())
 }
 
 /// Runs until the first of two is done.
