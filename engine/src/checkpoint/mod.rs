@@ -285,12 +285,15 @@ impl Writer {
                     Err(shortage) => shortage,
                 }
             };
+            // What the file system refused before is asked for again.
+            if asked == 0 {
+                self.core.state.borrow_mut().space.retry_backing();
+                asked = 1;
+                continue;
+            }
             match shortage {
-                // Segment by segment, until one has room or each was refused; also what was refused before.
-                Shortage::Unbacked if asked < self.core.state.borrow().space.capacity() / SEGMENT + 2 => {
-                    if asked == 0 {
-                        self.core.state.borrow_mut().space.retry_backing();
-                    }
+                // Segment by segment, until one has room or each was refused.
+                Shortage::Unbacked if asked < self.core.state.borrow().space.capacity() / SEGMENT + 3 => {
                     asked += 1;
                     let _more = self.core.grow().await;
                 }
