@@ -1,4 +1,4 @@
-//! Seeded runs with every fault. `CAIRN_SIM_SEEDS` sets how many (120).
+//! Seeded runs with every fault. `CAIRN_SIM_SEEDS` sets how many (400).
 
 #![allow(missing_docs)]
 
@@ -8,7 +8,7 @@ use cairn_simulation::simulate::simulate;
 
 #[test]
 fn seeds() {
-    let seeds: u64 = std::env::var("CAIRN_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(120);
+    let seeds: u64 = std::env::var("CAIRN_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(400);
     let next = AtomicU64::new(0);
     let operations = AtomicU64::new(0);
     let jobs = std::thread::available_parallelism().map_or(1, Into::into);
@@ -30,6 +30,16 @@ fn seeds() {
     });
     let operations = operations.into_inner();
     assert!(operations > seeds * 20, "{operations} operations in {seeds} seeds: hardly anything was done");
+}
+
+/// A piece of the free map damaged together with nodes that it would follow from; a checkpoint right after a full file system had room again.
+#[test]
+fn seeds_that_once_failed() {
+    for seed in [841, 5448] {
+        if let Err(failure) = simulate(seed) {
+            panic!("{failure}");
+        }
+    }
 }
 
 /// The same seed does the same: operations, data, order, times, and what is there in the end.
