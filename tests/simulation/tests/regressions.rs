@@ -5,7 +5,7 @@ mod support;
 use std::{cell::Cell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use cairn_engine::{
-    BLOCK, ErrorKind, GIB, LocalPool, LocalVolume, MIB, OpenOptions, PoolOptions, Result, Task, VolumeOptions,
+    BLOCK, GIB, IoBuf, MIB, OpenOptions, PoolOptions, Result, Task,
     sim::{Disk, Faults, Survivors},
 };
 
