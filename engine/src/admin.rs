@@ -57,6 +57,15 @@ impl LocalPool {
         Ok(())
     }
 
+    /// Asks for what [`LocalPool::room_for_versions`] wants to find. To be called before everything that must not change until then.
+    pub(crate) async fn ask_for_room(&self) -> Result<()> {
+        let short = self.core.state.borrow_mut().is_short_of_nodes();
+        if short {
+            let _enough = self.core.room_for_nodes().await?;
+        }
+        Ok(())
+    }
+
     /// New versions need table pages; a full pool refuses them before anything changes.
     pub(crate) fn room_for_versions(&self, count: u64) -> Result<()> {
         let mut state = self.core.state.borrow_mut();
@@ -80,6 +89,7 @@ impl LocalPool {
         self.core.admit().await?;
         check_name("volume", name)?;
         check_size(size)?;
+        self.ask_for_room().await?;
         self.room_for_versions(1)?;
         self.not_repairing()?;
         let volume = {

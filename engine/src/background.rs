@@ -48,7 +48,8 @@ impl Core {
             other => other,
         };
         match shortage {
-            Shortage::Unbacked => Ok(attempts < 2),
+            // Others may have their room already; but nobody is kept waiting until all were asked.
+            Shortage::Unbacked => Ok(attempts < ATTEMPTS),
             Shortage::Full => {
                 // Dirty nodes promise blocks that a checkpoint may turn out not to need.
                 if attempts == 1 && self.state.borrow().nodes.dirty_count() > 0 {
@@ -75,6 +76,23 @@ impl Core {
                 Ok(true)
             }
         }
+    }
+
+    /// Has the file grow, or else a checkpoint made, until changes that need nodes may go on; says whether they may. A discard in data that
+    /// a snapshot holds, say, frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
+    pub(crate) async fn room_for_nodes(self: &Rc<Self>) -> Result<bool> {
+        let short = || self.state.borrow_mut().is_short_of_nodes();
+        let mut refused = 0;
+        while short() && refused < ATTEMPTS {
+            refused += u32::from(!self.grow().await);
+        }
+        if !short() {
+            return Ok(true);
+        }
+        // What was released meanwhile may be all that is missing.
+        self.checkpoint().await?;
+        self.commit_twice().await?;
+        Ok(!short())
     }
 
     /// Two groups, so that blocks released before may be used again.
@@ -162,14 +180,16 @@ impl Core {
 
     async fn deletion_turn(self: &Rc<Self>) -> Result<bool> {
         for _ in 0..STEPS_PER_TURN {
-            // Pruning changes nodes: on a full pool a checkpoint comes first, so that it finds blocks for them.
+            if self.repairing.get() {
+                return Ok(false);
+            }
+            // Pruning changes nodes: they must have their room before.
             let short = {
                 let mut state = self.state.borrow_mut();
                 state.lineage.prunes_next() && state.is_short_of_nodes()
             };
             if short {
-                self.checkpoint().await?;
-                self.commit_twice().await?;
+                let _enough = self.room_for_nodes().await?;
             }
             match self.change(|state| state.deletion_step()).await? {
                 Deletion::Idle => return Ok(false),
@@ -255,6 +275,18 @@ impl Core {
             self.state.borrow_mut().space.gave_back(segment);
         }
         self.giving_back.set(false);
+        self.signals.gave_back.notify();
+    }
+
+    /// Waits until no segment is being given back.
+    pub(crate) async fn given_back(&self) {
+        loop {
+            let signal = self.signals.gave_back.notified();
+            if !self.giving_back.get() {
+                return;
+            }
+            signal.await;
+        }
     }
 
     /// Puts branch points back into the queue when their children have diverged enough.

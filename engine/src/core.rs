@@ -85,6 +85,7 @@ pub(crate) struct Signals {
     pub(crate) deletion: Notify,
     pub(crate) deletion_idle: Notify,
     pub(crate) grown: Notify,
+    pub(crate) gave_back: Notify,
     pub(crate) block_unlocked: Notify,
     pub(crate) admitted: Notify,
     /// A scrub went on, ended, or was told something.

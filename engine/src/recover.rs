@@ -53,13 +53,14 @@ pub(crate) async fn read_superblock(
     {
         return Err(unsupported(format!("{}: {error}", path.display())));
     }
-    // Damage is told from a write that was cut short by the other copy. What cannot be read may be the newest there is: the device has
-    // to be mended first, or acknowledged writes would be lost without a word.
+    // Damage is told from a write that was cut short by the other copy. What cannot be read may be the newest there is, unless its other
+    // copy shows that it was not complete: the device has to be mended first, or acknowledged writes would be lost without a word.
     let unreadable = |slot: u32| faults.iter().any(|(s, e)| *s == slot && e.kind() == ErrorKind::Io);
-    if (unreadable(0) && unreadable(2)) || (unreadable(1) && unreadable(3)) {
+    let tells_nothing = |slot: u32| faults.iter().any(|(s, e)| *s == slot && e.kind() != ErrorKind::Invalid);
+    if [(0, 2), (2, 0), (1, 3), (3, 1)].iter().any(|&(slot, other)| unreadable(slot) && tells_nothing(other)) {
         let first = faults.iter().find(|(_, e)| e.kind() == ErrorKind::Io);
         let reason = first.map(|(_, e)| e.to_string()).unwrap_or_default();
-        let what = "both copies of a superblock cannot be read";
+        let what = "a copy of the superblock cannot be read, and the other one is no help";
         return Err(Error::new(
             ErrorKind::Io,
             format!("{}: {what} ({reason}): mend the device, then try again", path.display()),
@@ -348,8 +349,23 @@ impl Core {
         Ok(())
     }
 
+    /// A slot that was of no use, and in which a checkpoint that never was complete may stand, is made empty: read after all at a later
+    /// opening, it would be the newest, and what it refers to is about to be overwritten.
+    async fn retire_unusable_slots(&self) -> Result<()> {
+        let inherited = self.inherited.get();
+        let (newest, total) = (self.superblock.borrow().checkpoint, self.superblock.borrow().total_blocks);
+        if inherited.checkpoint != newest {
+            return Ok(());
+        }
+        for slot in slots_of(newest + 1).into_iter().filter(|slot| inherited.unusable[*slot as usize]) {
+            self.write_metadata(slot_block(slot, total), IoBuf::zeroed(BLOCK_SIZE), "the superblock").await?;
+        }
+        Ok(())
+    }
+
     /// Starts everything that writes.
     pub(crate) async fn start_writing(self: &Rc<Self>) -> Result<()> {
+        self.retire_unusable_slots().await?;
         self.complete_superblock().await?;
         // After the end of a process, what was read may be in the device's cache only. Nothing that builds on it may outlive it.
         self.sync().await?;

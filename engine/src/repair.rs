@@ -18,6 +18,7 @@ use crate::{
     error::{Result, busy, read_only},
     format::superblock::slots_of,
     info::Event,
+    reactor::notify::channel,
     upkeep::{RepairAction, RepairPlan, RepairReport, RepairStep},
 };
 
@@ -48,6 +49,11 @@ impl LocalPool {
             false => core.writable()?,
         }
         let alone = Alone::with(core)?;
+        // What is being punched, or was handed out to a write whose client has gone, is in use for nobody who could be asked.
+        core.given_back().await;
+        if core.state.borrow().space.reserved() > 0 {
+            return Err(busy("writes of a client that has gone are still under way: repair again in a moment"));
+        }
         let held = core.hold_checkpoints().await;
         let findings = examine(core, false, &progress).await?;
         let now = self::plan(&findings);
@@ -116,11 +122,15 @@ impl Drop for Alone {
 }
 
 impl Core {
-    /// A pool that was opened for a repair takes writes from here on.
+    /// A pool that was opened for a repair takes writes from here on. In a task of its own: whoever waits may go away, and a pool that takes
+    /// writes and never commits them would be left.
     async fn begin_writing(self: &Rc<Self>) -> Result<()> {
         if self.opened_read_only.replace(false) {
             *self.latch.borrow_mut() = None;
-            self.start_writing().await?;
+            let (tell, told) = channel();
+            let core = self.clone();
+            self.reactor.spawn(async move { tell.send(core.start_writing().await) }).detach();
+            told.await?;
         }
         self.writable()
     }
@@ -146,14 +156,14 @@ fn plan(findings: &Findings) -> RepairPlan {
     }
     let mut unrepaired: Vec<String> =
         findings.lost.iter().map(|problem| format!("{problem}; restore it from a backup")).collect();
-    if leaked > 0 && findings.damaged_nodes == 0 {
+    if leaked > 0 && findings.hidden == 0 {
         let why = "they are marked as used, and no version refers to them".to_owned();
         actions.push(RepairAction { step: RepairStep::FreeBlocks { blocks: leaked }, why });
     } else if leaked > 0 {
         unrepaired.push(format!(
             "{leaked} blocks are marked as used, and nothing that can be read refers to them; they are not given back, since {} damaged \
              metadata nodes may refer to them: restore the volumes and snapshots behind those from a backup into a new pool",
-            findings.damaged_nodes
+            findings.hidden
         ));
     }
     RepairPlan { actions, unrepaired }

@@ -127,7 +127,7 @@ mod switch {
     }
 
     /// Whether `test` fails when the rule is broken.
-    #[cfg(test)]
+    #[cfg(all(test, not(miri)))]
     pub(crate) fn notices(rule: Sabotage, test: impl FnOnce() + std::panic::UnwindSafe) -> bool {
         sabotage(Some(rule));
         let result = std::panic::catch_unwind(test);
@@ -138,7 +138,7 @@ mod switch {
 
 #[cfg(feature = "sim")]
 pub(crate) use switch::broken;
-#[cfg(all(test, feature = "sim"))]
+#[cfg(all(test, feature = "sim", not(miri)))]
 pub(crate) use switch::notices;
 #[cfg(feature = "sim")]
 pub use switch::sabotage;

@@ -79,6 +79,7 @@ impl LocalPool {
         if targets.is_empty() {
             return Err(invalid("name at least one VOLUME@SNAPSHOT"));
         }
+        self.ask_for_room().await?;
         self.room_for_versions(targets.len() as u64)?;
         let versions = {
             let mut state = self.core.state.borrow_mut();
@@ -137,6 +138,7 @@ impl LocalPool {
         self.core.admit().await?;
         check_name("volume", name)?;
         let _name = snapshot.require_snapshot()?;
+        self.ask_for_room().await?;
         self.room_for_versions(1)?;
         let volume = {
             let now = self.core.reactor.unix_ms();
@@ -167,6 +169,7 @@ impl LocalPool {
     /// `Busy` while the volume is open, unless `force`; `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
         self.core.admit().await?;
+        self.ask_for_room().await?;
         self.room_for_versions(1)?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();

@@ -93,8 +93,9 @@ pub(crate) async fn superblocks(core: &Rc<Core>) -> Vec<SlotFault> {
                 Ok(bytes) => Superblock::decode(&bytes, slot).map_err(|error| cause_of(slot, &error)),
                 Err(fault) => Err(fault.to_string()),
             };
-            // The checkpoint that runs by now writes the slots of the other parity.
-            let being_written = core.is_checkpointing() && !slots_of(newest.checkpoint).contains(&slot);
+            // The checkpoint that runs by now writes the slots of the other parity, or one that failed has.
+            let being_written =
+                (core.is_checkpointing() || !core.is_settled()) && !slots_of(newest.checkpoint).contains(&slot);
             let fault = judge(slot, &copy, &newest, core.inherited.get()).filter(|_| !being_written);
             faults.extend(fault.map(|(cause, may_be_a_crash)| SlotFault { slot, block, cause, may_be_a_crash }));
         }

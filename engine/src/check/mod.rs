@@ -38,8 +38,8 @@ pub(crate) struct Findings {
     pub(crate) report: CheckReport,
     pub(crate) slots: Vec<SlotFault>,
     pub(crate) pieces: Vec<PieceFault>,
-    /// Nodes that could not be read or verified: what lies behind them is not known.
-    pub(crate) damaged_nodes: u64,
+    /// Places behind which nothing could be looked at: damaged nodes, and pointers that lead nowhere.
+    pub(crate) hidden: u64,
     /// Problems that nothing in the pool can mend.
     pub(crate) lost: Vec<String>,
     /// In use according to the map, and nothing refers to them.
@@ -87,6 +87,7 @@ pub(crate) async fn examine(core: &Rc<Core>, read_data: bool, progress: &dyn Fn(
     let slots = copies::superblocks(core).await;
     checker.report.superblocks = 4;
     let mut pieces = Vec::new();
+    core.between_checkpoints().await;
     if core.is_settled() {
         let written = copies::pieces(core);
         checker.report.map_pieces = written.len() as u64;
@@ -112,8 +113,8 @@ pub(crate) async fn examine(core: &Rc<Core>, read_data: bool, progress: &dyn Fn(
     }
     progress(checker.total, checker.total);
     let unmapped = checker.seen.without(&checker.view.reach);
-    let Checker { report, damaged_nodes, lost, .. } = checker;
-    Ok(Findings { report, slots, pieces, damaged_nodes, lost, leaked, unmapped })
+    let Checker { report, hidden, lost, .. } = checker;
+    Ok(Findings { report, slots, pieces, hidden, lost, leaked, unmapped })
 }
 
 pub(crate) fn blocks_in(runs: &[Run]) -> u64 {
@@ -125,7 +126,7 @@ pub(crate) fn blocks_in(runs: &[Run]) -> u64 {
 pub(crate) async fn reachable(core: &Rc<Core>) -> Result<Reach> {
     let mut checker = Checker::new(core, false, &|_, _| {});
     checker.walk_all().await?;
-    match checker.damaged_nodes {
+    match checker.hidden {
         0 => Ok(checker.seen),
         n => Err(corrupt(format!("{n} metadata nodes are damaged as well"))),
     }
@@ -145,7 +146,7 @@ struct Checker<'a> {
     /// What is being walked: its name, and its size in blocks.
     name: String,
     blocks: u64,
-    damaged_nodes: u64,
+    hidden: u64,
     lost: Vec<String>,
 }
 
@@ -164,7 +165,7 @@ impl<'a> Checker<'a> {
             dirty_done: FxHashSet::default(),
             name: String::new(),
             blocks: u64::MAX,
-            damaged_nodes: 0,
+            hidden: 0,
             lost: Vec::new(),
         }
     }
@@ -239,7 +240,7 @@ impl<'a> Checker<'a> {
             match outcome {
                 Ok(bytes) => walk.opened(found, bytes),
                 Err(fault) => {
-                    self.damaged_nodes += 1;
+                    self.hidden += 1;
                     self.damage(self.describe("node", found, &fault), &fault);
                 }
             }
@@ -261,6 +262,7 @@ impl<'a> Checker<'a> {
         let name = &self.name;
         if !self.core.state.borrow().space.is_allocatable(block) {
             self.loss(format!("{name} refers to physical block {block}, which lies outside of the data area"));
+            self.hidden += 1;
             return false;
         }
         let new = self.seen.add(Run { start: block, len: 1 }) == 1;
@@ -290,6 +292,7 @@ impl Visitor for Checker<'_> {
         let bytes = self.view.dirty.get(&slot).cloned();
         if bytes.is_none() {
             let _done = self.dirty_done.insert(slot);
+            self.hidden += 1;
             self.problem(format!("{}: a changed node is missing from memory", self.name));
         }
         bytes

@@ -291,19 +291,24 @@ impl Writer {
                 asked = 1;
                 continue;
             }
+            let coming = self.core.state.borrow().space.releasing() > 0;
             match shortage {
                 // Segment by segment, until one has room or each was refused.
                 Shortage::Unbacked if asked < self.core.state.borrow().space.capacity() / SEGMENT + 3 => {
                     asked += 1;
                     let _more = self.core.grow().await;
                 }
-                Shortage::Releasing if self.core.ring_has_room() => {
+                Shortage::Unbacked | Shortage::Releasing if coming && self.core.ring_has_room() => {
                     attempts += 1;
                     if self.core.check_running.get() {
                         self.core.check_yield.set(true);
                     }
                     self.core.scrub_batch_over().await;
                     self.commit_while_there_is_room().await?;
+                }
+                Shortage::Releasing if !coming && self.core.giving_back.get() => {
+                    attempts += 1;
+                    self.core.signals.gave_back.notified().await;
                 }
                 Shortage::Unbacked | Shortage::Releasing | Shortage::Full => break,
             }

@@ -15,7 +15,7 @@ use crate::{
     core::{Core, ReadGuard},
     info::Event,
     reactor::notify::yield_now,
-    space::{Space, bitmap::Run, reach::Reach},
+    space::{Space, reach::Reach},
     state::State,
     storage::buffer::IoBuf,
     tree::Nodes,
@@ -42,8 +42,6 @@ fn label(lineage: &Lineage, version: &Version) -> Option<String> {
 
 pub(super) struct Reader {
     core: Rc<Core>,
-    /// Blocks that were read, nodes only if everything under them was; and what is damaged.
-    seen: Reach,
     report: ScrubReport,
     ranges: Ranges,
     faults: Vec<Fault>,
@@ -55,9 +53,9 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(core: &Rc<Core>, pace: Pace) -> Self {
         let now = core.reactor.now();
+        core.state.borrow_mut().space.scrubbed = Some(Reach::new(core.superblock.borrow().total_blocks));
         Self {
             core: core.clone(),
-            seen: Reach::new(core.superblock.borrow().total_blocks),
             report: ScrubReport::default(),
             ranges: Ranges::default(),
             faults: Vec::new(),
@@ -83,6 +81,7 @@ impl Reader {
         {
             let mut state = self.core.state.borrow_mut();
             state.scrubbed.clear();
+            state.space.scrubbed = None;
             state.event(Event::ScrubEnded { cancelled, damaged_blocks });
         }
         {
@@ -190,6 +189,7 @@ impl Reader {
             if !self.may_go_on().await {
                 return false;
             }
+            self.core.between_checkpoints().await;
             if !self.core.is_settled() {
                 break;
             }
@@ -266,7 +266,7 @@ impl Reader {
                 let State { lineage, nodes, space, scrubbed, .. } = &mut *state;
                 let Some(version) = lineage.get(id).filter(|v| is_walked(v)) else { return true };
                 let root = Root { pointer: version.root, height: version.depth, floor: None };
-                let mut look = Look { seen: &mut self.seen, nodes, space, strange: Vec::new() };
+                let mut look = Look { nodes, space, strange: Vec::new() };
                 let Some(stretch) = walk.find(&root, &mut look) else {
                     self.report.versions += 1;
                     let _new = scrubbed.insert(id);
@@ -320,10 +320,8 @@ impl Reader {
         if !matches!(fault, Cause::Unreadable(_)) {
             self.core.state.borrow_mut().checksum_errors += 1;
         }
-        if self.core.state.borrow().space.is_allocatable(block) {
-            // It is not read again for another version.
-            let _new = self.seen.add(Run { start: block, len: 1 });
-        }
+        // It is not read again for another version.
+        self.core.state.borrow_mut().space.note_scrubbed(block);
         if self.faults.len() < MOST_FAULTS {
             self.faults.push(Fault { found, cause: fault.to_string() });
         } else {
@@ -353,9 +351,8 @@ impl Drop for Hold {
 
 /// A look at the pool as it is, for one step of a walk.
 struct Look<'a> {
-    seen: &'a mut Reach,
     nodes: &'a Nodes,
-    space: &'a Space,
+    space: &'a mut Space,
     /// Pointers to where nothing can be.
     strange: Vec<Found>,
 }
@@ -372,16 +369,16 @@ impl Visitor for Look<'_> {
             self.strange.push(found);
             return false;
         }
-        let new = !self.seen.contains(block);
+        let new = !self.space.was_scrubbed(block);
         if new && found.height == 0 {
-            let _new = self.seen.add(Run { start: block, len: 1 });
+            self.space.note_scrubbed(block);
         }
         new
     }
 
     fn completed(&mut self, found: Found) {
         if let Some(block) = found.block().filter(|_| found.height > 0) {
-            let _new = self.seen.add(Run { start: block, len: 1 });
+            self.space.note_scrubbed(block);
         }
     }
 }

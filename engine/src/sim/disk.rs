@@ -121,7 +121,10 @@ pub(super) struct State {
     position: u64,
     trace: u64,
     counters: Counters,
+    /// Segments that the file system has set room aside for.
     backed: BTreeSet<u64>,
+    /// Whether the pool is a file that grows.
+    thin: bool,
     turns: u64,
     time_limit: Duration,
     stop: Option<Box<dyn Fn()>>,
@@ -138,6 +141,14 @@ impl Disk {
     #[must_use]
     pub fn new(bytes: u64, seed: u64) -> Self {
         Self::from_image(Image::new(bytes / BLOCK), seed)
+    }
+
+    /// The same, for a pool that is no file which grows: a device, or a file with all its room.
+    #[must_use]
+    pub fn with_all_room(bytes: u64, seed: u64) -> Self {
+        let disk = Self::new(bytes, seed);
+        disk.state.borrow_mut().thin = false;
+        disk
     }
 
     /// A disk that holds `image`, all of it durable.
@@ -163,6 +174,7 @@ impl Disk {
             trace: 0,
             counters: Counters::default(),
             backed,
+            thin: true,
             turns: 0,
             time_limit: Duration::MAX,
             stop: None,
@@ -265,7 +277,8 @@ impl Disk {
             // Numbers of writes go on: damage is judged by them.
             new.next_id = state.next_id;
             // Room that was set aside stays so.
-            new.backed = state.backed.clone();
+            new.backed.extend(&state.backed);
+            new.thin = state.thin;
             new.faults = state.faults.clone();
         }
         next
@@ -279,6 +292,15 @@ impl Disk {
 
     pub(super) fn set_layout(&self, layout: Layout) {
         self.state.borrow_mut().damage.layout = Some(layout);
+    }
+
+    pub(super) fn is_thin(&self) -> bool {
+        self.state.borrow().thin
+    }
+
+    /// Room is set aside for these blocks, whatever the faults say.
+    pub(super) fn set_aside(&self, blocks: Range<u64>) {
+        self.state.borrow_mut().backed.extend(blocks.start / SEGMENT..blocks.end.div_ceil(SEGMENT));
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -370,6 +392,14 @@ impl State {
     }
 
     fn start_write(&mut self, start: u64, mut content: Vec<Block>) -> Fate {
+        if content.is_empty() {
+            return Fate::Refused(libc::EINVAL);
+        }
+        // A file system sets room aside for what is written where there is none, if it can.
+        let end = start + content.len() as u64;
+        if let Err(refusal) = self.allocate(start / SEGMENT..end.div_ceil(SEGMENT)) {
+            return Fate::Refused(refusal);
+        }
         let id = self.id();
         let mut result = Ok(content.len() * BLOCK_SIZE);
         if self.rng.chance(self.faults.write_error) {
@@ -438,7 +468,7 @@ impl State {
                 self.visible = self.media.visible();
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
-            Fate::Allocate(segments) => self.allocate(segments),
+            Fate::Allocate(segments) => self.allocate(segments).map(|()| 0).map_err(io::Error::from_raw_os_error),
         };
         self.note(6, entry.token as u64, result.as_ref().map_or(u64::MAX, |n| *n as u64));
         Completion { token: entry.token, op: entry.op, result }
@@ -467,15 +497,15 @@ impl State {
         }
     }
 
-    fn allocate(&mut self, segments: Range<u64>) -> io::Result<usize> {
+    fn allocate(&mut self, segments: Range<u64>) -> Result<(), i32> {
         let more = segments.clone().filter(|s| !self.backed.contains(s)).count() as u64;
         let bytes = (self.backed.len() as u64 + more) * SEGMENT * BLOCK;
-        if self.faults.room.is_some_and(|room| bytes > room) {
+        if more > 0 && self.thin && self.faults.room.is_some_and(|room| bytes > room) {
             self.counters.no_room += 1;
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            return Err(libc::ENOSPC);
         }
         self.backed.extend(segments);
-        Ok(0)
+        Ok(())
     }
 }
 

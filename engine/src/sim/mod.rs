@@ -12,7 +12,8 @@
 //! - **Read errors.** `EIO`, for that one try.
 //! - **Write errors.** `EIO`, with the first few blocks of the write on the disk or none; *short writes*: a byte count below what was asked.
 //! - **Failed syncs.** `EIO`; any subset of what the sync should have made durable is lost at once, for readers too.
-//! - **No room.** [`Faults::room`] bounds what `fallocate` can set aside; a write to what is set aside never fails for want of room.
+//! - **No room.** [`Faults::room`] bounds what the file system can set aside, for `fallocate` and for writes; a write to what is set aside never fails
+//!   for want of room.
 //! - **Bit rot.** One bit of a block that is in use.
 //! - **Lost writes.** One block of a write that was answered keeps its old bytes.
 //! - **Misdirected writes.** One block of a write lands on another block instead; both are wrong then.
@@ -112,6 +113,9 @@ impl Machine {
         let mut fresh = geometry(total, options.journal_size)?;
         fresh.uuid[..8].copy_from_slice(&self.disk.random().to_le_bytes());
         fresh.uuid[8..].copy_from_slice(&self.disk.random().to_le_bytes());
+        // The fixed areas have their room from the start.
+        self.disk.set_aside(0..fresh.data_start);
+        self.disk.set_aside(fresh.data_end..total);
         self.start(options.open, Some(fresh)).await
     }
 
@@ -128,7 +132,8 @@ impl Machine {
         options: OpenOptions,
         fresh: Option<crate::format::superblock::Superblock>,
     ) -> Result<LocalPool> {
-        let plan = Plan { path: PathBuf::from("sim"), size: self.disk.bytes(), options, fresh, thin: true };
+        let plan =
+            Plan { path: PathBuf::from("sim"), size: self.disk.bytes(), options, fresh, thin: self.disk.is_thin() };
         let core = plan.open(self.reactor.clone(), None).await?;
         let superblock = core.superblock.borrow();
         let (total, start) = (superblock.total_blocks, superblock.journal_start);

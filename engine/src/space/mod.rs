@@ -94,6 +94,8 @@ pub(crate) struct Space {
     last_committed: u64,
     eras: VecDeque<(u64, u64)>,
     thin: bool,
+    /// What the scrub under way has read, and need not read again: blocks that are handed out anew are no longer among it.
+    pub(crate) scrubbed: Option<Reach>,
     /// The journal is being replayed: data that it releases is free at once, since its record is committed.
     replaying: bool,
 }
@@ -135,6 +137,7 @@ impl Space {
             last_committed: 0,
             eras: VecDeque::from([(0, 0)]),
             thin,
+            scrubbed: None,
             replaying: false,
         };
         this.backed_free = this.count_backed_free();
@@ -159,6 +162,11 @@ impl Space {
         self.releasing
     }
 
+    /// Blocks handed out and not yet in use.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
     pub(crate) fn is_allocatable(&self, block: u64) -> bool {
         (self.data_start..self.data_end).contains(&block)
     }
@@ -177,9 +185,10 @@ impl Space {
         }
     }
 
-    /// Whether plain writes are at the point where only overwrites may go on.
+    /// Whether plain writes are at the point where only overwrites may go on: in the pool, or since the file system refuses more room.
     pub(crate) fn is_tight(&self, blocks: u64) -> bool {
-        self.free() < self.floor(Purpose::Data) + blocks
+        let free = if self.refused.is_empty() { self.free() } else { self.backed_free };
+        free < self.floor(Purpose::Data) + blocks
     }
 
     // ---- reserving ----
@@ -225,6 +234,9 @@ impl Space {
         debug_assert_eq!(fresh, run.len, "handed out twice");
         self.backed_free -= run.len;
         self.reserved += run.len;
+        if let Some(scrubbed) = &mut self.scrubbed {
+            let _read = scrubbed.remove(run);
+        }
         Ok(run)
     }
 
@@ -290,15 +302,29 @@ impl Space {
         }
         let mut free = 0;
         for (segment, _) in self.backed.iter().enumerate().filter(|(_, b)| **b) {
-            let start = (segment as u64 * SEGMENT).max(self.data_start);
-            let end = ((segment as u64 + 1) * SEGMENT).min(self.data_end);
-            let mut at = start;
-            while let Some(run) = self.taken.find_any(at, end) {
+            let part = self.allocatable_in(segment as u64);
+            let mut at = part.start;
+            while let Some(run) = self.taken.find_any(at, part.end()) {
                 free += run.len;
                 at = run.end();
             }
         }
         free
+    }
+
+    // ---- scrubs ----
+
+    /// The scrub under way has read this block; a node, only when everything under it was read.
+    pub(crate) fn note_scrubbed(&mut self, block: u64) {
+        if self.is_allocatable(block)
+            && let Some(scrubbed) = &mut self.scrubbed
+        {
+            let _new = scrubbed.add(Run { start: block, len: 1 });
+        }
+    }
+
+    pub(crate) fn was_scrubbed(&self, block: u64) -> bool {
+        self.scrubbed.as_ref().is_some_and(|scrubbed| scrubbed.contains(block))
     }
 
     // ---- growing and giving back ----
@@ -374,9 +400,18 @@ impl Space {
 
     /// The room of a segment was given back; its blocks may be used again once it is backed anew.
     pub(crate) fn gave_back(&mut self, segment: u64) {
-        let _blocks = self.taken.clear(Run { start: segment * SEGMENT, len: SEGMENT });
+        let all = Run { start: segment * SEGMENT, len: SEGMENT };
+        let _blocks = self.taken.clear(all);
         let _left = self.leaving.remove(&segment);
         self.refused.clear();
+        // A repair may have claimed some of it meanwhile.
+        for block in (all.start..all.end()).filter(|block| self.reach.contains(*block)) {
+            let _taken = self.taken.set(Run { start: block, len: 1 });
+            self.backed[segment as usize] = true;
+        }
+        if self.backed[segment as usize] {
+            self.backed_free = self.count_backed_free();
+        }
     }
 
     // ---- the life of blocks ----
@@ -429,18 +464,33 @@ impl Space {
     /// Reserved blocks were not used after all.
     pub(crate) fn forfeit(&mut self, run: Run) {
         self.backed_free += self.taken.clear(run);
-        self.reserved -= run.len;
+        // Runs in destructors too: a second panic there would take the whole process along.
+        self.reserved = self.reserved.saturating_sub(run.len);
     }
 
-    /// The journal is (or is no longer) being replayed.
+    /// The journal is (or is no longer) being replayed. What it has freed may have been given back to the file system before the crash: only
+    /// a segment with a block in use is sure to have its room.
     pub(crate) fn set_replaying(&mut self, on: bool) {
         self.replaying = on;
+        if self.thin && !on {
+            for segment in 0..self.backed.len() as u64 {
+                self.backed[segment as usize] = !self.taken.all_clear(self.allocatable_in(segment));
+            }
+        }
         self.backed_free = self.count_backed_free();
     }
 
-    /// Whether changes that need new nodes, and perhaps free nothing, should wait for a checkpoint.
+    /// The part of a segment that can be handed out.
+    fn allocatable_in(&self, segment: u64) -> Run {
+        let start = (segment * SEGMENT).max(self.data_start);
+        let end = ((segment + 1) * SEGMENT).min(self.data_end);
+        Run { start: start.min(end), len: end.saturating_sub(start) }
+    }
+
+    /// Whether changes that need new nodes, and perhaps free nothing, should wait: for the file to grow, or for a checkpoint. What they
+    /// need has its room in the file before they begin.
     pub(crate) fn is_short_of_nodes(&self) -> bool {
-        self.free() < self.promised + self.expected + self.reserve / 4
+        self.backed_free < self.promised + self.expected + self.reserve / 4
     }
 
     /// A data block is no longer in use; its record belongs to the open group.

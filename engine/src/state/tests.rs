@@ -367,7 +367,7 @@ fn random_lineages_hold_what_they_must_and_give_back_the_rest() {
 }
 
 /// Each rule of sharing and deletion is broken in turn, and these lives notice.
-#[cfg(feature = "sim")]
+#[cfg(all(feature = "sim", not(miri)))]
 #[test]
 fn broken_rules_are_noticed() {
     use crate::sabotage::{Sabotage::*, notices};

@@ -8,8 +8,8 @@
 //!   copies a frozen node into a new slot, as it would copy a clean one.
 //! - When the checkpoint is durable, [`Nodes::thaw`] replaces frozen slots by the blocks that they were written to, wherever they are referred to.
 //!
-//! Invariant: only dirty nodes and version roots refer to slots; a slot that is referred to is taken, and a frozen node refers to frozen
-//! ones only.
+//! Invariant: only dirty nodes and version roots refer to slots, and a frozen node refers to frozen ones only. Nodes of versions that are
+//! being deleted may name slots that are empty or taken by others: none of the same birth, so it shows (`Nodes::named`).
 
 use std::rc::Rc;
 
@@ -175,8 +175,8 @@ impl Nodes {
         }
     }
 
-    /// What pointer `index` of the node at `parent` pointed to was released by a walk that will not come here again. A node that goes to
-    /// disk in the midst of the walk must not name a slot that nothing, or something else, is in.
+    /// What pointer `index` of the node at `parent` pointed to was released by a walk that will not come here again. A deleted volume may
+    /// have been born in the present epoch: another node of that birth may take the slot while the walk is under way.
     pub(crate) fn forget(&mut self, parent: Pointer, index: usize) {
         if let Place::Dirty(slot) = parent.place()
             && self.is_open(slot)
@@ -220,23 +220,38 @@ impl Nodes {
     }
 
     /// A copy with slots replaced by the blocks that they were written to; `None` when there is nothing to replace.
+    ///
+    /// A node of a version that is being deleted may name what is gone: what its child or a walk before it let go of, at or below its floor
+    /// or behind the cursor. Nobody follows such a pointer there. If it names a slot, a hole takes its place: the slot may be taken by another
+    /// node, and on disk it means nothing.
     fn resolved(&self, bytes: &Rc<IoBuf>) -> Option<Rc<IoBuf>> {
         let mut copy: Option<Rc<IoBuf>> = None;
         for index in 0..node::FANOUT {
-            if let Some(pointer) = self.written(node::get(bytes, index)) {
-                let copy = copy.get_or_insert_with(|| bytes.clone());
-                node::set(&mut Rc::make_mut(copy)[..], index, pointer);
-            }
+            let pointer = node::get(bytes, index);
+            let Place::Dirty(_) = pointer.place() else { continue };
+            let new = match self.named(pointer) {
+                None => Pointer::HOLE,
+                Some(DirtyNode { written: Some((place, _)), .. }) => *place,
+                Some(_) => continue,
+            };
+            let copy = copy.get_or_insert_with(|| bytes.clone());
+            node::set(&mut Rc::make_mut(copy)[..], index, new);
         }
         copy
     }
 
-    /// Where the frozen node that `pointer` names was written, if it names one that was.
-    pub(crate) fn written(&self, pointer: Pointer) -> Option<Pointer> {
+    /// The node that `pointer` names, if it is still that one: a slot is taken again by nodes born later, since whoever may name it still
+    /// belongs to a version that is older than the present epoch.
+    fn named(&self, pointer: Pointer) -> Option<&DirtyNode> {
         match pointer.place() {
-            Place::Dirty(slot) => self.slot(slot).and_then(|d| d.written.as_ref()).map(|w| w.0),
+            Place::Dirty(slot) => self.slot(slot).filter(|node| node.birth == pointer.birth()),
             _ => None,
         }
+    }
+
+    /// Where the frozen node that `pointer` names was written, if it names one that was.
+    pub(crate) fn written(&self, pointer: Pointer) -> Option<Pointer> {
+        self.named(pointer)?.written.as_ref().map(|(place, _)| *place)
     }
 
     /// A frozen node is being written to `block`, with these bytes.
@@ -255,6 +270,7 @@ impl Nodes {
                 continue;
             }
             if let (Some(bytes), Some(entry)) = (self.resolved(&entry.bytes), self.slots[slot].as_mut()) {
+                entry.used = node::used(&bytes);
                 entry.bytes = bytes;
             }
         }

@@ -406,13 +406,9 @@ impl LocalVolume {
         Ok(at)
     }
 
-    /// A discard in data that a snapshot holds frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
     async fn room_for_nodes(&self) -> Result<()> {
         let core = self.core();
-        // What was released meanwhile may be all that is missing.
-        core.checkpoint().await?;
-        core.commit_twice().await?;
-        if core.state.borrow_mut().is_short_of_nodes() { Err(core.full()) } else { Ok(()) }
+        if core.room_for_nodes().await? { Ok(()) } else { Err(core.full()) }
     }
 
     /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone.

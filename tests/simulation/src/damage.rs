@@ -8,7 +8,7 @@ use std::{
 
 use cairn_engine::{
     MIB, OpenOptions, PoolOptions,
-    sim::{self, Disk, Image, Rng, Survivors},
+    sim::{self, Counters, Disk, Image, Rng, Survivors},
 };
 
 use crate::{
@@ -50,6 +50,7 @@ fn prepare(seed: u64) -> Result<(Image, Vec<Family>), String> {
                 habits,
                 tick: Rc::new(Cell::new(1)),
                 operations: Rc::default(),
+                began: Counters::default(),
             });
             let client = Client::new(shared, history, 0, Choices::Seeded(Rng::new(seed)));
             let _go = client.live(60).await;

@@ -9,7 +9,7 @@ use std::{
 
 use cairn_engine::{
     MIB, OpenOptions, PoolOptions,
-    sim::{self, Disk, Recording, Replay, Rng, Survivors},
+    sim::{self, Counters, Disk, Recording, Replay, Rng, Survivors},
 };
 
 use crate::{
@@ -97,6 +97,7 @@ fn record(plan: &Plan) -> Result<Run, String> {
             habits,
             tick: Rc::new(Cell::new(1)),
             operations: counted,
+            began: Counters::default(),
         });
         let mut rng = Rng::new(plan.seed);
         let tasks: Vec<_> = shared_histories

@@ -7,7 +7,7 @@ use std::{
 
 use cairn_engine::{
     MIB, PoolOptions,
-    sim::{self, Disk, Survivors},
+    sim::{self, Counters, Disk, Survivors},
 };
 
 use crate::{
@@ -41,7 +41,14 @@ pub fn operations(input: &[u8]) -> Result<bool, String> {
         let ended = sim::run(&disk, move |machine| async move {
             let pool = machine.create_pool(PoolOptions::new()).await.map_err(|e| e.to_string())?;
             let (tick, operations) = (Rc::new(Cell::new(1)), Rc::default());
-            let shared = Rc::new(Shared { pool, disk: machine.disk().clone(), habits, tick, operations });
+            let shared = Rc::new(Shared {
+                pool,
+                disk: machine.disk().clone(),
+                habits,
+                tick,
+                operations,
+                began: Counters::default(),
+            });
             let _go = Client::new(shared, kept, 0, choices).live(MOST).await;
             Ok::<_, String>(())
         });

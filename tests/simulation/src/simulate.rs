@@ -42,6 +42,8 @@ struct World {
     histories: Vec<Rc<RefCell<History>>>,
     tick: Rc<Cell<u64>>,
     operations: Rc<Cell<u64>>,
+    /// What the disk had done when the present machine was started.
+    began: Counters,
 }
 
 /// How one machine is used.
@@ -101,11 +103,15 @@ fn run(seed: u64) -> Result<Outcome, String> {
     let clients = 1 + rng.below(4);
     let mut world = World {
         seed,
-        disk: Disk::new(bytes, rng.next_u64()),
+        disk: match rng.below(5) {
+            0 => Disk::with_all_room(bytes, rng.next_u64()),
+            _ => Disk::new(bytes, rng.next_u64()),
+        },
         habits: habits(&mut rng),
         histories: (0..clients).map(|_| Rc::default()).collect(),
         tick: Rc::new(Cell::new(1)),
         operations: Rc::default(),
+        began: Counters::default(),
     };
     sim::run(&world.disk, |machine| async move { machine.create_pool(PoolOptions::new()).await.map(drop) })
         .map_err(|_| "making the pool hangs".to_owned())?
@@ -189,6 +195,7 @@ impl World {
             habits: self.habits.clone(),
             tick: self.tick.clone(),
             operations: self.operations.clone(),
+            began: self.began,
         })
     }
 
@@ -200,6 +207,7 @@ impl World {
             histories: self.histories.clone(),
             tick: self.tick.clone(),
             operations: self.operations.clone(),
+            began: self.disk.counters(),
         }
     }
 
