@@ -1,0 +1,90 @@
+//! Which segments have their room in the file: growing, and giving back.
+
+use super::{SEGMENT, Space, bitmap::Run};
+
+impl Space {
+    pub(super) fn next_unbacked(&self) -> Option<u64> {
+        if !self.thin {
+            return None;
+        }
+        let first = self.data_start / SEGMENT;
+        let last = (self.data_end - 1) / SEGMENT;
+        let from = self.cursor / SEGMENT;
+        (from..=last).chain(first..from).find(|&s| self.is_unbacked(s))
+    }
+
+    /// Whether room may be asked for.
+    pub(super) fn is_unbacked(&self, segment: u64) -> bool {
+        !(self.backed[segment as usize] || self.leaving.contains(&segment) || self.refused.contains(&segment))
+    }
+
+    /// Up to `limit` neighbouring segments without room, nearest ahead of the cursor.
+    pub(crate) fn segments_to_back(&self, limit: u64) -> Option<Run> {
+        let first = self.next_unbacked()?;
+        let last = (self.data_end - 1) / SEGMENT;
+        let len = (first..=last).take_while(|&s| self.is_unbacked(s)).take(limit as usize).count() as u64;
+        Some(Run { start: first, len })
+    }
+
+    /// Room was set aside for these segments (or the file system cannot say, and writes find out).
+    pub(crate) fn set_backed(&mut self, segments: Run) {
+        for s in segments.start..segments.end() {
+            self.backed[s as usize] = true;
+        }
+        self.backed_free = self.count_backed_free();
+    }
+
+    /// The file system has no room for this segment: it is not asked for again until something was given back or `retry_backing` is
+    /// called. Others may have their room already, from before the pool was opened.
+    pub(crate) fn refuse_backing(&mut self, segment: u64) {
+        let _new = self.refused.insert(segment);
+    }
+
+    /// Growing may be tried again.
+    pub(crate) fn retry_backing(&mut self) {
+        self.refused.clear();
+    }
+
+    /// Whether growth should begin before it is needed: little is left ahead that is backed and free.
+    pub(crate) fn wants_backing(&self, ahead: u64) -> bool {
+        self.backed_free < ahead && self.next_unbacked().is_some()
+    }
+
+    /// Backed segments, other than the cursor's, of which every block is free, at most `limit`. They are taken out of use until
+    /// [`Space::gave_back`].
+    pub(crate) fn take_empty_segments(&mut self, limit: usize) -> Vec<u64> {
+        if !self.thin {
+            return Vec::new();
+        }
+        let first = self.data_start.div_ceil(SEGMENT);
+        let last = self.data_end / SEGMENT;
+        let near = self.cursor / SEGMENT..self.cursor / SEGMENT + 16;
+        let found: Vec<u64> = (first..last)
+            .filter(|s| self.backed[*s as usize] && !near.contains(s))
+            .filter(|s| self.taken.all_clear(Run { start: s * SEGMENT, len: SEGMENT }))
+            .take(limit)
+            .collect();
+        for &s in &found {
+            self.backed[s as usize] = false;
+            self.backed_free -= self.taken.set(Run { start: s * SEGMENT, len: SEGMENT });
+        }
+        self.leaving.extend(&found);
+        found
+    }
+
+    /// The room of a segment was given back; its blocks may be used again once it is backed anew.
+    pub(crate) fn gave_back(&mut self, segment: u64) {
+        let all = Run { start: segment * SEGMENT, len: SEGMENT };
+        let _blocks = self.taken.clear(all);
+        let _left = self.leaving.remove(&segment);
+        self.refused.clear();
+        // A repair may have claimed some of it meanwhile.
+        for block in (all.start..all.end()).filter(|block| self.reach.contains(*block)) {
+            let _taken = self.taken.set(Run { start: block, len: 1 });
+            self.backed[segment as usize] = true;
+        }
+        if self.backed[segment as usize] {
+            self.backed_free = self.count_backed_free();
+        }
+    }
+}

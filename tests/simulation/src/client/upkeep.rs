@@ -1,0 +1,82 @@
+//! What a client asks of the pool as a whole.
+
+use super::*;
+
+impl Client {
+    pub(super) async fn checkpoint(&self) -> Go {
+        let step = self.begin(Effect::None);
+        match self.pool().checkpoint().await {
+            Ok(()) => {
+                self.end(step, true);
+                Go::On
+            }
+            Err(e) => {
+                assert!(self.stopped(), "{e}");
+                self.expect_cause(&e);
+                Go::Stop
+            }
+        }
+    }
+
+    pub(super) async fn check(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        match self.pool().check(self.below(2) == 0, |_, _| {}).await {
+            Ok(report) if report.is_clean() => {}
+            Ok(report) => {
+                // A failed sync has lost data for good, and the pool has stopped over it.
+                let excused = excuses(&self.shared.disk) > before || self.stopped();
+                assert!(excused, "check: {:#?}", report.problems);
+            }
+            Err(e) => assert!(e.kind() == ErrorKind::Busy || self.excused(&e, before), "check: {e}"),
+        }
+        Go::On
+    }
+
+    /// Begins a scrub, or does something about the one under way; sometimes waits for it.
+    pub(super) async fn scrub(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        let pace = [Pace::unlimited(), Pace::bytes_per_second(MIB), Pace::default()][self.below(3) as usize];
+        let began = match self.pool().start_scrub(pace) {
+            Ok(_) => true,
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+                false
+            }
+        };
+        let outcome = match self.below(4) {
+            0 => self.pool().cancel_scrub().await,
+            1 => self.pool().watch_scrub(|_| {}).await,
+            2 => {
+                // It may have ended by now.
+                let _told = self.pool().set_scrub_pace(Pace::unlimited());
+                return Go::On;
+            }
+            _ => return Go::On,
+        };
+        match outcome {
+            Ok(outcome) if !began || outcome.report.is_clean() => {}
+            Ok(outcome) => {
+                let excused = excuses(&self.shared.disk) > before || self.stopped();
+                assert!(excused, "scrub: {:#?}", outcome.report.damaged);
+            }
+            // Another client ended it, or it ended by itself.
+            Err(e) => assert_eq!(e.kind(), ErrorKind::NotFound, "{e}"),
+        }
+        Go::On
+    }
+
+    pub(super) async fn wait_deleted(&self) -> Go {
+        let before = excuses(&self.shared.disk);
+        match self.pool().wait_deleted().await {
+            Ok(()) => Go::On,
+            Err(e) if self.stopped() => {
+                self.expect_cause(&e);
+                Go::Stop
+            }
+            Err(e) => {
+                assert!(self.excused(&e, before), "{e}");
+                Go::On
+            }
+        }
+    }
+}
