@@ -8,7 +8,7 @@ use crate::{
     info::{Event, ExtentKind, ExtentPage, PoolStats, VolumeInfo, VolumeOptions},
     names::{Target, check_name},
     reactor::Reactor,
-    state::State,
+    state::{Need, State},
     tree::compare::Known,
     units::{BLOCK, MIB, SECTOR, TIB, VersionId, VolumeId},
     versions::{State as VersionState, Version},
@@ -57,23 +57,24 @@ impl LocalPool {
         Ok(())
     }
 
-    /// Asks for what [`LocalPool::room_for_versions`] wants to find. To be called before everything that must not change until then.
-    pub(crate) async fn ask_for_room(&self) -> Result<()> {
-        let short = self.core.state.borrow_mut().is_short_of_nodes();
-        if short {
-            let _enough = self.core.room_for_nodes().await?;
+    /// Waits until records of a change of metadata may be added, and until there is room for what the change dirties. Nothing may be awaited
+    /// between the answer and the change: all who waited here are let in at once.
+    pub(crate) async fn admit(&self, need: Need) -> Result<()> {
+        let core = &self.core;
+        loop {
+            core.admit().await?;
+            if !core.state.borrow_mut().is_short(need) {
+                return Ok(());
+            }
+            if !core.room_for_metadata(need).await? {
+                return Err(no_space(format!("{}: no room for metadata", core.full())));
+            }
         }
-        Ok(())
     }
 
-    /// New versions need table pages; a full pool refuses them before anything changes.
-    pub(crate) fn room_for_versions(&self, count: u64) -> Result<()> {
-        let mut state = self.core.state.borrow_mut();
-        if state.is_short_of_nodes() || state.space.free() < state.space.reserve() / 4 + count {
-            drop(state);
-            return Err(no_space(format!("{}: no room for the metadata of new versions", self.core.full())));
-        }
-        if state.lineage.epoch.0 == u32::MAX {
+    /// Epochs are counted by the snapshots of a pool; there are enough for one a second in 136 years.
+    pub(crate) fn has_epochs(&self) -> Result<()> {
+        if self.core.state.borrow().lineage.epoch.0 == u32::MAX {
             return Err(no_space("the pool has used up its 4,294,967,295 epochs: export its volumes to a new pool"));
         }
         Ok(())
@@ -86,11 +87,10 @@ impl LocalPool {
     /// # Errors
     /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`; `Busy` during a repair.
     pub async fn create_volume(&self, name: &str, size: u64, options: VolumeOptions) -> Result<LocalVolume> {
-        self.core.admit().await?;
         check_name("volume", name)?;
         check_size(size)?;
-        self.ask_for_room().await?;
-        self.room_for_versions(1)?;
+        self.admit(Need::New(1)).await?;
+        self.has_epochs()?;
         self.not_repairing()?;
         let volume = {
             let now = self.core.reactor.unix_ms();
@@ -200,9 +200,9 @@ impl LocalPool {
     /// Gives a volume another name; what is open stays open.
     ///
     /// # Errors
-    /// `NotFound`, `Exists`, `Invalid`, `ReadOnly`.
+    /// `NotFound`, `Exists`, `Invalid`, `NoSpace`, `ReadOnly`.
     pub async fn rename(&self, volume: &str, new_name: &str) -> Result<VolumeInfo> {
-        self.core.admit().await?;
+        self.admit(Need::Change).await?;
         check_name("volume", new_name)?;
         let id = {
             let mut state = self.core.state.borrow_mut();
@@ -221,9 +221,9 @@ impl LocalPool {
     /// Grows a volume, also while it is in use.
     ///
     /// # Errors
-    /// `Invalid` for a size out of range or smaller than the present one, `NotFound`, `ReadOnly`.
+    /// `Invalid` for a size out of range or smaller than the present one, `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn resize(&self, volume: &str, size: u64) -> Result<VolumeInfo> {
-        self.core.admit().await?;
+        self.admit(Need::Change).await?;
         check_size(size)?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();
@@ -248,7 +248,7 @@ impl LocalPool {
     /// # Errors
     /// `NotFound`, `ReadOnly`.
     pub async fn set_options(&self, volume: &str, options: VolumeOptions) -> Result<VolumeInfo> {
-        self.core.admit().await?;
+        self.admit(Need::Change).await?;
         let id = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
@@ -266,7 +266,11 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while it or one of its snapshots is open, or when it has snapshots and `cascade` is not given; `NotFound`, `ReadOnly`.
     pub async fn delete_volume(&self, name: &str, cascade: bool) -> Result<Vec<String>> {
-        self.core.admit().await?;
+        let snapshots = {
+            let state = self.core.state.borrow();
+            state.lineage.snapshots_of(state.lineage.require_volume(name)?.volume).len()
+        };
+        self.admit(Need::Delete(1 + snapshots as u64)).await?;
         let deleted = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(name)?;

@@ -8,7 +8,7 @@ use crate::{
     info::Event,
     reactor::notify::yield_now,
     space::{Purpose, SEGMENT, Shortage, bitmap::Run},
-    state::{Deletion, tree_of},
+    state::{Deletion, Need, tree_of},
     storage::Op,
     tree::count,
     units::{BLOCK, VersionId},
@@ -24,10 +24,14 @@ const PUNCH_PER_TICK: usize = 16;
 /// How long background deletion rests after an error.
 const DELETION_RETRY: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
+/// After how many ticks the file system is asked again for what it refused: late enough that a few writes have asked for all segments.
+const RETRY_TICKS: u32 = 8;
 /// Overwritten shared blocks after which branch points are worth pruning again.
 const PRUNE_AFTER: u64 = 16_384;
 /// How often a write asks again for space that is on its way to being free.
 const ATTEMPTS: u32 = 16;
+/// Checkpoints that a change of metadata waits for at most while others take the room.
+const TURNS: u32 = 64;
 
 impl Core {
     /// Does what a shortage of space calls for; says whether asking again makes sense.
@@ -78,10 +82,9 @@ impl Core {
         }
     }
 
-    /// Has the file grow, or else a checkpoint made, until changes that need nodes may go on; says whether they may. A discard in data that
-    /// a snapshot holds, say, frees nothing and needs new nodes: it must not use up what the next checkpoint needs.
-    pub(crate) async fn room_for_nodes(self: &Rc<Self>) -> Result<bool> {
-        let short = || self.state.borrow_mut().is_short_of_nodes();
+    /// Has the file grow, or else a checkpoint made, until a change of metadata may go on; says whether it may.
+    pub(crate) async fn room_for_metadata(self: &Rc<Self>, need: Need) -> Result<bool> {
+        let short = || self.state.borrow_mut().is_short(need);
         let mut refused = 0;
         while short() && refused < ATTEMPTS {
             refused += u32::from(!self.grow().await);
@@ -89,10 +92,28 @@ impl Core {
         if !short() {
             return Ok(true);
         }
-        // What was released meanwhile may be all that is missing.
-        self.checkpoint().await?;
-        self.commit_twice().await?;
-        Ok(!short())
+        if self.check_running.get() {
+            self.check_yield.set(true);
+        }
+        for _ in 0..TURNS {
+            self.scrub_batch_over().await;
+            // What was released meanwhile may be all that is missing.
+            self.checkpoint().await?;
+            self.commit_twice().await?;
+            if short() && self.check_running.get() {
+                // It gives way at its next step, and lets go of what it holds.
+                self.check_over().await;
+                self.commit_twice().await?;
+            }
+            if !short() {
+                return Ok(true);
+            }
+            // Others who waited may have been faster: then it is their turn that has to end.
+            if !self.state.borrow().has_changed() {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     /// Two groups, so that blocks released before may be used again.
@@ -183,15 +204,20 @@ impl Core {
             if self.repairing.get() {
                 return Ok(false);
             }
-            // Pruning changes nodes: they must have their room before.
             let short = {
                 let mut state = self.state.borrow_mut();
-                state.lineage.prunes_next() && state.is_short_of_nodes()
+                let need = state.need_of_deletion();
+                state.is_short(need).then_some(need)
             };
-            if short {
-                let _enough = self.room_for_nodes().await?;
+            if let Some(need) = short
+                && !self.room_for_metadata(need).await?
+            {
+                return Err(self.full().within("deletion waits for room for its metadata"));
             }
-            match self.change(|state| state.deletion_step()).await? {
+            // A repair may have begun while nodes were loaded.
+            let step =
+                self.change(|state| if self.repairing.get() { Ok(Deletion::Idle) } else { state.deletion_step() });
+            match step.await? {
                 Deletion::Idle => return Ok(false),
                 Deletion::Progress => {}
             }
@@ -204,11 +230,12 @@ impl Core {
     pub(crate) async fn admit(self: &Rc<Self>) -> Result<()> {
         loop {
             self.writable()?;
-            let (dirty, blocks) = {
+            let (dirty, open, blocks) = {
                 let state = self.state.borrow();
-                (state.nodes.dirty_bytes(), state.journal.blocks())
+                (state.nodes.dirty_bytes(), state.nodes.open_bytes(), state.journal.blocks())
             };
-            if dirty > self.limits.dirty_bytes / 2 {
+            // Those that a checkpoint is writing need no other one.
+            if open > self.limits.dirty_bytes / 2 {
                 self.want_checkpoint();
             }
             let full = blocks * 4 >= self.max_group_blocks() * 3;
@@ -226,7 +253,7 @@ impl Core {
     /// The clock: commits and checkpoints by age, gives space back, looks at the watermarks.
     pub(crate) async fn tick_task(self: Rc<Self>) {
         let mut last_commit = self.reactor.now();
-        let mut quiet_ticks = 0u32;
+        let (mut quiet_ticks, mut ticks) = (0u32, 0u32);
         loop {
             self.reactor.sleep(TICK).await;
             self.watch_usage();
@@ -245,7 +272,10 @@ impl Core {
             if journaled && now.saturating_sub(self.last_checkpoint.get()) >= self.limits.checkpoint_age {
                 self.want_checkpoint();
             }
-            self.state.borrow_mut().space.retry_backing();
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(RETRY_TICKS) {
+                self.state.borrow_mut().space.retry_backing();
+            }
             if self.deletion_retry.get().is_some_and(|at| now >= at) {
                 self.deletion_retry.set(None);
                 self.signals.deletion.notify();

@@ -150,11 +150,18 @@ impl Core {
         }
         self.commit.borrow_mut().committed = seq;
         self.state.borrow_mut().space.committed(seq);
-        if self.commit.borrow().ring.used() * 2 > self.commit.borrow().ring.blocks {
+        // One that is under way empties the ring; at its end this is asked again.
+        if self.ring_is_half_full() && !self.checkpoint_running.get() {
             self.want_checkpoint();
         }
         self.signals.admitted.notify();
         Ok(frozen)
+    }
+
+    /// Whether a checkpoint should make room in the ring.
+    pub(crate) fn ring_is_half_full(&self) -> bool {
+        let ring = self.commit.borrow().ring;
+        ring.used() * 2 > ring.blocks
     }
 
     /// Whether groups can be committed without waiting for a checkpoint.
@@ -170,7 +177,10 @@ impl Core {
             if self.ring_has_room() {
                 return Ok(());
             }
-            self.want_checkpoint();
+            // One that is under way makes room; if that is not enough, the next one is asked for.
+            if !self.checkpoint_running.get() {
+                self.want_checkpoint();
+            }
             // The checkpoint needs this place to freeze: let go of it while waiting.
             self.committing.set(false);
             self.signals.committed.notify();

@@ -86,6 +86,8 @@ pub(crate) struct Signals {
     pub(crate) deletion_idle: Notify,
     pub(crate) grown: Notify,
     pub(crate) gave_back: Notify,
+    /// A check or a repair is over.
+    pub(crate) checked: Notify,
     pub(crate) block_unlocked: Notify,
     pub(crate) admitted: Notify,
     /// A scrub went on, ended, or was told something.
@@ -116,6 +118,7 @@ pub(crate) struct Core {
     pub(crate) checkpoint_wanted: Cell<bool>,
     pub(crate) checkpoint_running: Cell<bool>,
     pub(crate) checkpoints_begun: Cell<u64>,
+    pub(crate) checkpoints_ended: Cell<u64>,
     /// It counts as running only so that none is made.
     pub(crate) checkpoints_held: Cell<bool>,
     pub(crate) committing: Cell<bool>,

@@ -338,6 +338,7 @@ fn build(
         checkpoint_wanted: Cell::new(false),
         checkpoint_running: Cell::new(false),
         checkpoints_begun: Cell::new(0),
+        checkpoints_ended: Cell::new(0),
         checkpoints_held: Cell::new(false),
         committing: Cell::new(false),
         growing: Cell::new(false),

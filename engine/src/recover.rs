@@ -48,9 +48,8 @@ pub(crate) async fn read_superblock(
             Err(error) => faults.push((slot, error)),
         }
     }
-    if let Some((_, error)) = faults.iter().find(|(_, e)| e.kind() == ErrorKind::Unsupported)
-        && valid.is_empty()
-    {
+    // A newer program may have made a checkpoint in its own format: what this one can read is older.
+    if let Some((_, error)) = faults.iter().find(|(_, e)| e.kind() == ErrorKind::Unsupported) {
         return Err(unsupported(format!("{}: {error}", path.display())));
     }
     // Damage is told from a write that was cut short by the other copy. What cannot be read may be the newest there is, unless its other
@@ -373,7 +372,7 @@ impl Core {
             self.close_journal().await?;
         }
         // A ring that is rather full is emptied before anything else can write a record: the state is frozen without a group.
-        if self.commit.borrow().ring.used() * 2 > self.commit.borrow().ring.blocks {
+        if self.ring_is_half_full() {
             self.want_checkpoint();
         }
         self.reactor.spawn(self.clone().checkpoint_task()).detach();

@@ -5,7 +5,7 @@ use crate::{
     error::{Result, exists, invalid, not_found},
     info::{SnapshotInfo, VolumeInfo},
     names::{Target, check_name},
-    state::State,
+    state::{Need, State},
     units::{BLOCK, VersionId, VolumeId},
     versions::Version,
     volume::Opened,
@@ -75,12 +75,11 @@ impl LocalPool {
     /// # Errors
     /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`; then none was taken.
     pub async fn snapshot(&self, targets: &[Target]) -> Result<Vec<SnapshotInfo>> {
-        self.core.admit().await?;
         if targets.is_empty() {
             return Err(invalid("name at least one VOLUME@SNAPSHOT"));
         }
-        self.ask_for_room().await?;
-        self.room_for_versions(targets.len() as u64)?;
+        self.admit(Need::New(targets.len() as u64)).await?;
+        self.has_epochs()?;
         let versions = {
             let mut state = self.core.state.borrow_mut();
             let mut plan: Vec<(VersionId, &str)> = Vec::new();
@@ -117,8 +116,8 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while it is open, `NotFound`, `Invalid`, `ReadOnly`.
     pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
-        self.core.admit().await?;
         let _name = target.require_snapshot()?;
+        self.admit(Need::Delete(1)).await?;
         {
             let mut state = self.core.state.borrow_mut();
             let id = state.lineage.resolve(target)?;
@@ -135,11 +134,10 @@ impl LocalPool {
     /// # Errors
     /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`.
     pub async fn clone_volume(&self, snapshot: &Target, name: &str, size: Option<u64>) -> Result<VolumeInfo> {
-        self.core.admit().await?;
         check_name("volume", name)?;
         let _name = snapshot.require_snapshot()?;
-        self.ask_for_room().await?;
-        self.room_for_versions(1)?;
+        self.admit(Need::New(1)).await?;
+        self.has_epochs()?;
         let volume = {
             let now = self.core.reactor.unix_ms();
             let mut state = self.core.state.borrow_mut();
@@ -168,9 +166,8 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while the volume is open, unless `force`; `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
-        self.core.admit().await?;
-        self.ask_for_room().await?;
-        self.room_for_versions(1)?;
+        self.admit(Need::New(1)).await?;
+        self.has_epochs()?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let live = state.lineage.require_volume(volume)?;

@@ -30,6 +30,21 @@ const EVENTS_KEPT: usize = 1024;
 /// Leaves visited by one step of a deletion.
 const LEAVES_PER_STEP: u32 = 8;
 
+/// A change of metadata, by how much of the reserve it leaves alone: what frees something goes deeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    /// So many new versions.
+    New(u64),
+    /// Nodes that are written anew: a discard in data that others hold too, or pruning.
+    Nodes,
+    /// A version's name, size or options.
+    Change,
+    /// So many versions that are deleted.
+    Delete(u64),
+    /// A step of the walk over a deleted version, which may change so many children.
+    Walk(u64),
+}
+
 pub(crate) struct State {
     pub(crate) nodes: Nodes,
     pub(crate) space: Space,
@@ -76,14 +91,23 @@ impl State {
 
     /// Tells the space how many blocks the next checkpoint will need at most.
     pub(crate) fn update_promise(&mut self) {
-        let nodes = self.nodes.dirty_count() as u64;
+        let nodes = self.nodes.dirty_count() as u64 + self.lineage.layout.promised(0);
         self.space.set_promised(nodes + 64);
     }
 
-    /// Whether changes that need new nodes, and perhaps free nothing, should wait for a checkpoint.
-    pub(crate) fn is_short_of_nodes(&mut self) -> bool {
+    /// Whether a change of metadata that perhaps frees nothing has to wait until the file grows, or for a checkpoint.
+    pub(crate) fn is_short(&mut self, need: Need) -> bool {
         self.update_promise();
-        self.space.is_short_of_nodes()
+        let (versions, part) = match need {
+            Need::New(versions) => (versions, 2),
+            Need::Nodes => (1, 4),
+            Need::Change => (1, 4),
+            Need::Delete(versions) => (versions, 8),
+            Need::Walk(versions) => (versions, 16),
+        };
+        let layout = &self.lineage.layout;
+        let more = layout.promised(versions) - layout.promised(0);
+        self.space.is_short_of(more + self.space.reserve() / part)
     }
 
     pub(crate) fn event(&mut self, event: Event) {
@@ -390,6 +414,17 @@ impl State {
         }
         self.walked(id, to);
         Ok(Deletion::Progress)
+    }
+
+    /// Whether a checkpoint would find anything to write.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.nodes.dirty_count() > 0 || self.lineage.layout.promised(0) > 0
+    }
+
+    /// What the next step of deletion needs.
+    pub(crate) fn need_of_deletion(&self) -> Need {
+        // A pruned branch point is changed; a version with one child hands it to its own parent.
+        if self.lineage.prunes_next() { Need::Nodes } else { Need::Walk(2) }
     }
 
     /// Replays a walk up to `to`.

@@ -77,6 +77,20 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.check_running.set(false);
+        self.0.signals.checked.notify();
+    }
+}
+
+impl Core {
+    /// Waits for the end of the check that runs, if one does.
+    pub(crate) async fn check_over(&self) {
+        loop {
+            let signal = self.signals.checked.notified();
+            if !self.check_running.get() {
+                return;
+            }
+            signal.await;
+        }
     }
 }
 

@@ -73,6 +73,8 @@ impl Core {
             }
             // A failure has latched the pool.
             let _failed = self.run_checkpoint().await;
+            // Whoever waits for a moment between two has it now.
+            yield_now().await;
         }
     }
 
@@ -83,7 +85,7 @@ impl Core {
         let target = self.checkpoints_begun.get() + 1;
         loop {
             let signal = self.signals.checkpointed.notified();
-            if self.checkpoints_begun.get() >= target && !self.checkpoint_running.get() {
+            if self.checkpoints_ended.get() >= target {
                 return self.writable();
             }
             self.writable()?;
@@ -105,7 +107,11 @@ impl Core {
         if let Err(error) = &result {
             self.latch("the checkpoint could not be written", error);
         }
+        self.checkpoints_ended.set(self.checkpoints_ended.get() + 1);
         self.last_checkpoint.set(self.reactor.now());
+        if self.ring_is_half_full() {
+            self.checkpoint_wanted.set(true);
+        }
         self.signals.checkpointed.notify();
         self.signals.checkpoint_wanted.notify();
         self.signals.admitted.notify();
@@ -223,6 +229,7 @@ impl Core {
         state.space.checkpointed();
         let nodes = &state.nodes;
         state.lineage.resolve_roots(|root| nodes.written(root));
+        state.lineage.layout.checkpointed();
         state.nodes.thaw(&frozen.slots, &mut state.space);
         *self.superblock.borrow_mut() = superblock;
         self.commit.borrow_mut().ring.tail = frozen.ring_tail;

@@ -9,6 +9,10 @@ impl Space {
         }
         let first = self.data_start / SEGMENT;
         let last = (self.data_end - 1) / SEGMENT;
+        // Mostly there is none on a pool that has grown to its size; that is not to be looked up in every segment.
+        if self.backed_count + (self.leaving.len() + self.refused.len()) as u64 > last - first {
+            return None;
+        }
         let from = self.cursor / SEGMENT;
         (from..=last).chain(first..from).find(|&s| self.is_unbacked(s))
     }
@@ -28,16 +32,20 @@ impl Space {
 
     /// Room was set aside for these segments (or the file system cannot say, and writes find out).
     pub(crate) fn set_backed(&mut self, segments: Run) {
-        for s in segments.start..segments.end() {
-            self.backed[s as usize] = true;
+        for segment in segments.start..segments.end() {
+            if !std::mem::replace(&mut self.backed[segment as usize], true) {
+                self.backed_count += 1;
+                self.backed_free += self.free_in(segment);
+            }
         }
-        self.backed_free = self.count_backed_free();
+        self.refusing = false;
     }
 
     /// The file system has no room for this segment: it is not asked for again until something was given back or `retry_backing` is
     /// called. Others may have their room already, from before the pool was opened.
     pub(crate) fn refuse_backing(&mut self, segment: u64) {
         let _new = self.refused.insert(segment);
+        self.refusing = true;
     }
 
     /// Growing may be tried again.
@@ -66,6 +74,7 @@ impl Space {
             .collect();
         for &s in &found {
             self.backed[s as usize] = false;
+            self.backed_count -= 1;
             self.backed_free -= self.taken.set(Run { start: s * SEGMENT, len: SEGMENT });
         }
         self.leaving.extend(&found);
@@ -78,13 +87,14 @@ impl Space {
         let _blocks = self.taken.clear(all);
         let _left = self.leaving.remove(&segment);
         self.refused.clear();
+        self.refusing = false;
         // A repair may have claimed some of it meanwhile.
         for block in (all.start..all.end()).filter(|block| self.reach.contains(*block)) {
             let _taken = self.taken.set(Run { start: block, len: 1 });
             self.backed[segment as usize] = true;
         }
         if self.backed[segment as usize] {
-            self.backed_free = self.count_backed_free();
+            self.count_backed();
         }
     }
 }

@@ -74,12 +74,16 @@ pub(crate) struct Space {
     /// The free run ahead of the cursor that is being handed out.
     current: Run,
     backed: Vec<bool>,
+    /// How many segments are backed.
+    backed_count: u64,
     /// Free blocks in backed segments.
     backed_free: u64,
     /// Segments whose room is being given back: taken, and not to be backed before that is done.
     leaving: BTreeSet<u64>,
     /// Segments whose room the file system refused: not asked for again for a while.
     refused: BTreeSet<u64>,
+    /// The file system refused the last segment that it was asked for.
+    refusing: bool,
     reserve: u64,
     /// Dirty nodes in memory: each will need a block at the next checkpoint.
     promised: u64,
@@ -123,9 +127,11 @@ impl Space {
             cursor: data_start,
             current: Run { start: data_start, len: 0 },
             backed,
+            backed_count: 0,
             backed_free: 0,
             leaving: BTreeSet::new(),
             refused: BTreeSet::new(),
+            refusing: false,
             reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
             promised: 0,
             expected: 0,
@@ -141,7 +147,7 @@ impl Space {
             scrubbed: None,
             replaying: false,
         };
-        this.backed_free = this.count_backed_free();
+        this.count_backed();
         this
     }
 
@@ -188,7 +194,7 @@ impl Space {
 
     /// Whether plain writes are at the point where only overwrites may go on: in the pool, or since the file system refuses more room.
     pub(crate) fn is_tight(&self, blocks: u64) -> bool {
-        let free = if self.refused.is_empty() { self.free() } else { self.backed_free };
+        let free = if self.refusing { self.backed_free } else { self.free() };
         free < self.floor(Purpose::Data) + blocks
     }
 
@@ -248,9 +254,7 @@ impl Space {
             return Ok(run);
         }
         let unbacked = self.next_unbacked().is_some();
-        let backed_total = self.backed.iter().filter(|&&b| b).count() as u64 * SEGMENT;
-        self.backed_free = self.count_backed_free();
-        let much_free = self.backed_free * 4 >= backed_total && self.backed_free > 4 * SEGMENT;
+        let much_free = self.backed_free * 4 >= self.backed_count * SEGMENT && self.backed_free > 4 * SEGMENT;
         let grows = unbacked && self.refused.is_empty();
         if grows && !much_free {
             return Err(Shortage::Unbacked);
@@ -297,18 +301,20 @@ impl Space {
         None
     }
 
-    fn count_backed_free(&self) -> u64 {
-        if !self.thin {
-            return self.free();
-        }
-        let mut free = 0;
-        for (segment, _) in self.backed.iter().enumerate().filter(|(_, b)| **b) {
-            let part = self.allocatable_in(segment as u64);
-            let mut at = part.start;
-            while let Some(run) = self.taken.find_any(at, part.end()) {
-                free += run.len;
-                at = run.end();
-            }
+    /// Counts anew what the other changes keep count of.
+    fn count_backed(&mut self) {
+        let backed = (0..self.backed.len() as u64).filter(|&s| self.backed[s as usize]);
+        let (segments, free) = backed.fold((0, 0), |(n, free), segment| (n + 1, free + self.free_in(segment)));
+        (self.backed_count, self.backed_free) = (segments, free);
+    }
+
+    /// Free blocks in a segment.
+    fn free_in(&self, segment: u64) -> u64 {
+        let part = self.allocatable_in(segment);
+        let (mut at, mut free) = (part.start, 0);
+        while let Some(run) = self.taken.find_any(at, part.end()) {
+            free += run.len;
+            at = run.end();
         }
         free
     }
@@ -364,7 +370,7 @@ impl Space {
             }
             self.backed[(block / SEGMENT) as usize] = true;
         }
-        self.backed_free = self.count_backed_free();
+        self.count_backed();
     }
 
     /// Takes a block out of the lists of what is being released.
@@ -391,7 +397,7 @@ impl Space {
                 self.backed[segment as usize] = !self.taken.all_clear(self.allocatable_in(segment));
             }
         }
-        self.backed_free = self.count_backed_free();
+        self.count_backed();
     }
 
     /// The part of a segment that can be handed out.
@@ -401,10 +407,9 @@ impl Space {
         Run { start: start.min(end), len: end.saturating_sub(start) }
     }
 
-    /// Whether changes that need new nodes, and perhaps free nothing, should wait: for the file to grow, or for a checkpoint. What they
-    /// need has its room in the file before they begin.
-    pub(crate) fn is_short_of_nodes(&self) -> bool {
-        self.backed_free < self.promised + self.expected + self.reserve / 4
+    /// Whether fewer than `blocks` are there beside what checkpoints need, with their room in the file.
+    pub(crate) fn is_short_of(&self, blocks: u64) -> bool {
+        self.backed_free < self.promised + self.expected + blocks
     }
 
     /// A data block is no longer in use; its record belongs to the open group.

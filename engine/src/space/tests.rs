@@ -210,6 +210,10 @@ impl World {
         for block in START..END {
             assert_eq!(self.space.reach.contains(block), self.blocks[block as usize] == Block::InUse, "block {block}");
         }
+        let backed = |segment: u64| self.backed[segment as usize];
+        let free =
+            (START..END).filter(|b| self.space.taken.all_clear(Run { start: *b, len: 1 }) && backed(*b / SEGMENT));
+        assert_eq!(self.space.backed_free, free.count() as u64);
         let held = count(|b| matches!(b, Block::InUse | Block::Reserved | Block::Leaving));
         assert_eq!(self.space.free() + self.space.releasing() + held, self.space.capacity());
     }
@@ -273,10 +277,10 @@ fn a_full_pool_keeps_its_reserve_for_those_who_free_something() {
     };
     let reserve = space.reserve();
     assert_eq!(fill(&mut space, Purpose::Data), (Shortage::Full, reserve + 10));
-    assert!(space.is_tight(1) && !space.is_short_of_nodes());
+    assert!(space.is_tight(1) && !space.is_short_of(reserve));
     assert_eq!(fill(&mut space, Purpose::Overwrite), (Shortage::Full, reserve / 2 + 10));
     assert_eq!(fill(&mut space, Purpose::Metadata), (Shortage::Full, 0));
-    assert!(space.is_short_of_nodes());
+    assert!(space.is_short_of(1));
     space.release_data(START);
     assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Releasing));
     for group in 1..=2 {
@@ -324,7 +328,9 @@ fn growing_leaves_alone_what_is_being_given_back() {
     space.set_backed(Run { start: 16, len: 4 });
     assert_eq!(space.backed_free, space.free());
     assert_eq!(space.take_empty_segments(4), leaving);
-    assert_eq!(space.backed_free, space.count_backed_free());
+    let counted = (space.backed_count, space.backed_free);
+    space.count_backed();
+    assert_eq!(counted, (space.backed_count, space.backed_free));
 }
 
 #[test]

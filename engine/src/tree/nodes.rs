@@ -53,6 +53,8 @@ pub(crate) struct Nodes {
     slots: Vec<Option<DirtyNode>>,
     free: Vec<u32>,
     dirty: usize,
+    /// Dirty nodes that a checkpoint under way writes.
+    frozen: usize,
     generation: u64,
     pub(crate) cache: Cache,
     /// What the walk at the front of the deletion queue has found out while it waits for nodes.
@@ -65,6 +67,7 @@ impl Nodes {
             slots: Vec::new(),
             free: Vec::new(),
             dirty: 0,
+            frozen: 0,
             generation: 1,
             cache: Cache::new(cache_bytes),
             known: Known::default(),
@@ -78,6 +81,11 @@ impl Nodes {
 
     pub(crate) fn dirty_bytes(&self) -> u64 {
         (self.dirty * BLOCK_SIZE) as u64
+    }
+
+    /// Bytes of the dirty nodes that no checkpoint under way writes.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        ((self.dirty - self.frozen) * BLOCK_SIZE) as u64
     }
 
     // ---- reading ----
@@ -200,6 +208,7 @@ impl Nodes {
         let mut list: Vec<(u32, u32)> =
             self.slots.iter().enumerate().filter_map(|(i, s)| s.as_ref().map(|d| (d.level, i as u32))).collect();
         list.sort_unstable();
+        self.frozen = list.len();
         list.into_iter().map(|(_, slot)| slot).collect()
     }
 
@@ -274,6 +283,7 @@ impl Nodes {
                 entry.bytes = bytes;
             }
         }
+        self.frozen = 0;
         for &slot in frozen {
             let Some(entry) = self.slots[slot as usize].take() else { continue };
             self.dirty -= 1;

@@ -24,7 +24,12 @@ pub(crate) struct Layout {
     page_of: FxHashMap<VersionId, u32>,
     roomy: BTreeSet<u32>,
     changed: BTreeSet<u32>,
+    /// Blocks that the checkpoint under way needs for the table at most.
+    frozen: u64,
 }
+
+/// Pointers in a node of the version table.
+const FANOUT: u64 = 256;
 
 impl Layout {
     pub(crate) fn pages(&self) -> usize {
@@ -35,8 +40,32 @@ impl Layout {
         self.pages.get(page as usize).map_or(&[], |p| &p.ids)
     }
 
+    /// What a checkpoint has to write.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<u32> {
+        self.frozen = self.blocks_for(0);
         std::mem::take(&mut self.changed)
+    }
+
+    /// The checkpoint is durable.
+    pub(crate) fn checkpointed(&mut self) {
+        self.frozen = 0;
+    }
+
+    /// Blocks that checkpoints need for changed pages and the nodes above them at most, if so many versions change as well.
+    pub(crate) fn promised(&self, versions: u64) -> u64 {
+        self.frozen + self.blocks_for(versions)
+    }
+
+    /// A version that changes is in one page, may move to another one, and may change its parent's.
+    fn blocks_for(&self, versions: u64) -> u64 {
+        let mut there = self.pages.len() as u64 + versions;
+        let changed = (self.changed.len() as u64 + versions * 3).min(there);
+        let mut blocks = changed;
+        while there > 1 {
+            there = there.div_ceil(FANOUT);
+            blocks += changed.min(there);
+        }
+        blocks
     }
 
     /// The record of `id` will be written again.

@@ -18,7 +18,7 @@ use crate::{
     info::SyncMode,
     sabotage::{Sabotage, broken},
     space::Purpose,
-    state::{State, tree_of},
+    state::{Need, State, tree_of},
     storage::{Part, buffer::IoBuf},
     tree::lookup,
     units::{BLOCK, BLOCK_SIZE, SECTOR, VersionId, VolumeId, blocks_for},
@@ -252,7 +252,7 @@ impl LocalVolume {
                     match place {
                         Some(place) => state.write(live, block, place, &crc)?,
                         None if expected.is_hole() => {}
-                        None if state.is_short_of_nodes() => return Ok(Ok(Merged::NoRoom)),
+                        None if state.is_short(Need::Nodes) => return Ok(Ok(Merged::NoRoom)),
                         None => state.clear_leaf(live, block, block + 1)?,
                     }
                     Ok(Ok(Merged::Done))
@@ -343,11 +343,11 @@ impl LocalVolume {
         Ok(())
     }
 
-    /// Nodes that a write may dirty: its leaves, and the nodes above the first and the last of them.
+    /// Metadata blocks that a write may dirty: its leaves, the nodes above the first and the last of them, and the version's record.
     fn nodes_for(&self, block: u64, count: u64) -> u64 {
         let depth = self.with_version(|v| u64::from(v.depth)).unwrap_or(0);
         let leaves = (block + count - 1) / 256 - block / 256 + 1;
-        leaves + depth.saturating_sub(1) * leaves.min(2)
+        leaves + depth.saturating_sub(1) * leaves.min(2) + 2
     }
 
     /// Whether a write may go into the reserve: only when space is tight, and then only where it replaces data of its own.
@@ -384,7 +384,7 @@ impl LocalVolume {
             // Asked in the step itself: while nodes are loaded, others use up what there is, and the volume may grow.
             let cleared = core.change(|state| {
                 let live = match self.live_in(state, volume, at + 1) {
-                    Ok(_) if state.is_short_of_nodes() => return Ok(Ok(None)),
+                    Ok(_) if state.is_short(Need::Nodes) => return Ok(Ok(None)),
                     Ok(live) => live,
                     Err(error) => return Ok(Err(error)),
                 };
@@ -408,7 +408,7 @@ impl LocalVolume {
 
     async fn room_for_nodes(&self) -> Result<()> {
         let core = self.core();
-        if core.room_for_nodes().await? { Ok(()) } else { Err(core.full()) }
+        if core.room_for_metadata(Need::Nodes).await? { Ok(()) } else { Err(core.full()) }
     }
 
     /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone.
