@@ -90,6 +90,8 @@ pub struct Counters {
     pub damage_read: u64,
     /// Refusals for want of room.
     pub no_room: u64,
+    /// Writes among those: to where no room had been set aside before.
+    pub without_room: u64,
 }
 
 /// How an operation in flight will end.
@@ -398,6 +400,7 @@ impl State {
         // A file system sets room aside for what is written where there is none, if it can.
         let end = start + content.len() as u64;
         if let Err(refusal) = self.allocate(start / SEGMENT..end.div_ceil(SEGMENT)) {
+            self.counters.without_room += 1;
             return Fate::Refused(refusal);
         }
         let id = self.id();

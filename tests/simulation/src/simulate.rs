@@ -244,9 +244,13 @@ impl World {
             if life.cut.is_none() && life.settle {
                 world.settle(&machine, &pool).await?;
             }
-            Ok(())
+            Ok::<_, String>(())
         });
-        ended.map_err(|_| "the pool hangs".to_owned())?
+        ended.map_err(|_| "the pool hangs".to_owned())??;
+        match self.disk.counters().without_room {
+            0 => Ok(()),
+            n => Err(format!("{n} writes went to where no room had been set aside")),
+        }
     }
 
     /// All clients, until each has done its operations or the pool has stopped.

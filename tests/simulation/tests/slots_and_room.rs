@@ -239,6 +239,7 @@ fn segments_given_back_since_the_last_checkpoint_count_as_backed() {
         assert!(support::refused(writes).await > 0, "there is no room for all");
         pool.checkpoint().await.unwrap();
         check(&pool).await;
+        assert_eq!(machine.disk().counters().without_room, 0, "room is set aside before anything is written");
     });
 }
 
