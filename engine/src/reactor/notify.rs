@@ -32,8 +32,8 @@ impl Notify {
 pub(crate) struct Notified<'a> {
     notify: &'a Notify,
     generation: u64,
-    /// Who is told.
-    registered: Option<Waker>,
+    /// Who is told: the task that its waker points to. No waker of its own, or a task that waits would keep itself alive.
+    registered: Option<*const ()>,
 }
 
 impl Future for Notified<'_> {
@@ -42,9 +42,10 @@ impl Future for Notified<'_> {
         if self.notify.generation.get() != self.generation {
             return Poll::Ready(());
         }
-        if !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        let task = cx.waker().data();
+        if self.registered != Some(task) {
             self.notify.wakers.borrow_mut().push(cx.waker().clone());
-            self.registered = Some(cx.waker().clone());
+            self.registered = Some(task);
         }
         Poll::Pending
     }
