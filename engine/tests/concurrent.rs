@@ -75,7 +75,7 @@ impl Content {
 
     /// What was replaced before a commit cannot come back.
     fn committed(&mut self, at: u64) {
-        for list in self.0.values_mut() {
+        for list in self.0.values_mut().filter(|list| list.len() > 1) {
             list.retain(|v| v.replaced >= at);
         }
     }

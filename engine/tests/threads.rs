@@ -1,7 +1,7 @@
 //! Handles on several threads at once: posting, cloning, dropping, closing. Every call must be answered, every handle must be droppable
 //! anywhere, and when the last one is gone the file is free.
 //!
-//! This is also what a thread sanitizer looks at (`scripts/verify-memory`).
+//! This is also what a thread sanitizer looks at (`scripts/tsan`).
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     sync::mpsc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     thread,
 };
 
@@ -216,6 +216,21 @@ fn closing_ends_the_work_of_others_and_frees_the_file() {
                 assert!(there.map(|r| block(thread, r)).any(|b| b[..] == read[..]), "thread {thread} round {round}");
             }
         }
+    });
+}
+
+#[test]
+fn a_pool_that_a_call_nobody_waits_for_closed_is_closed_well() {
+    on_both_storages(|storage| {
+        let (_dir, path) = place();
+        let pool = create(&path, storage);
+        {
+            let mut closing = std::pin::pin!(pool.close());
+            let polled = block_on(std::future::poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx))));
+            assert!(matches!(polled, Poll::Pending | Poll::Ready(Ok(()))));
+        }
+        while block_on(pool.stats()).is_ok() {}
+        block_on(pool.close()).unwrap();
     });
 }
 

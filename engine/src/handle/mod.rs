@@ -51,8 +51,8 @@ struct Inner {
     path: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
     ended: Mutex<Ended>,
-    /// The pool was closed with everything durable.
-    closed_well: AtomicBool,
+    /// The pool was closed with everything durable. Set before the reactor ends: whoever finds the pool closed knows it.
+    closed_well: Arc<AtomicBool>,
 }
 
 /// Who waits for the reactor's end.
@@ -121,7 +121,7 @@ impl Pool {
             path: opening.plan.path.clone(),
             thread: Mutex::new(None),
             ended: Mutex::new(Ended::Waiting(Vec::new())),
-            closed_well: AtomicBool::new(false),
+            closed_well: Arc::default(),
         });
         let (ready, opened) = oneshot::channel();
         let weak = Arc::downgrade(&inner);
@@ -377,7 +377,13 @@ impl Pool {
     /// # Errors
     /// Those of the last checkpoint; the pool is closed all the same.
     pub async fn close(&self) -> Result<()> {
-        let outcome = self.inner.run(LocalPool::shut_down).await;
+        let closed_well = self.inner.closed_well.clone();
+        let shut_down = self.inner.run(|pool| async move {
+            let outcome = pool.shut_down().await;
+            let _before = closed_well.fetch_or(outcome.is_ok(), Ordering::SeqCst);
+            outcome
+        });
+        let outcome = shut_down.await;
         let (sender, ended) = oneshot::channel();
         let waiting = match &mut *self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner) {
             Ended::Waiting(list) => {
@@ -391,11 +397,8 @@ impl Pool {
             let _ended = ended.await;
         }
         match outcome {
-            Ok(result) => {
-                self.inner.closed_well.fetch_or(result.is_ok(), Ordering::SeqCst);
-                result
-            }
-            // Closed before, by another handle.
+            Ok(result) => result,
+            // Closed by another call.
             Err(_) if self.inner.closed_well.load(Ordering::SeqCst) => Ok(()),
             Err(gone) => Err(gone),
         }
