@@ -1,0 +1,248 @@
+//! Garbage collection: packs that no backup needs go, and those that hold little of what is needed are written anew without the rest.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    chunks::Chunks,
+    error::{Error, ErrorKind, Result, invalid},
+    index::Located,
+    job::Job,
+    log::{
+        packs::{PackName, Packs},
+        record::Change,
+        state::{Refusal, State},
+    },
+    mark::{is_marked, mark},
+    pack::Entry,
+    repository::{Repository, client},
+    session::Session,
+};
+
+/// Collections that others come before, before this one gives up.
+const ATTEMPTS: u32 = 5;
+
+/// How garbage is collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CollectOptions {
+    /// A pack of which more than so many percent are not needed is written anew. 0: whatever is not needed goes.
+    pub max_unused_percent: u32,
+    /// Only says what would go.
+    pub dry_run: bool,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        Self { max_unused_percent: 10, dry_run: false }
+    }
+}
+
+/// What a collection did, or would do. Bytes as stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Packs that no backup needs.
+    pub unneeded_packs: u64,
+    /// Packs that were written anew.
+    pub rewritten_packs: u64,
+    /// Chunks that are needed, in all packs.
+    pub needed: u64,
+    /// Chunks that went.
+    pub freed: u64,
+    /// Chunks that are not needed and stay, since too little of their packs is so.
+    pub unused: u64,
+    /// Objects that were deleted.
+    pub deleted_objects: u64,
+    /// Sessions that have not ended, with who they are: their packs stay.
+    pub open_sessions: Vec<(String, String)>,
+    /// Packs that cannot be read, and why: they stay.
+    pub unreadable: Vec<(String, String)>,
+    /// Why packs were not written anew, if that failed.
+    pub rewriting_failed: Option<String>,
+}
+
+/// What is to become of packs.
+#[derive(Default)]
+struct Plan {
+    unneeded: Packs,
+    rewrite: Vec<(PackName, Vec<Entry>)>,
+    collected: Collected,
+}
+
+impl Repository {
+    /// Gives back what no backup needs. Backups may be made, restored and deleted at the same time, also by others.
+    ///
+    /// # Errors
+    /// `Corrupt` when a page of a map cannot be read, since nothing below it is known: nothing is deleted then; `InUse` when other collections
+    /// keep coming first; `Cancelled`; `Store`.
+    pub async fn collect(&self, options: &CollectOptions, job: &Job) -> Result<Collected> {
+        if options.max_unused_percent > 100 {
+            return Err(invalid(format!("{} percent is more than all", options.max_unused_percent)));
+        }
+        for attempt in 1.. {
+            let _marks = self.begin_marking().await?;
+            let (state, unreadable) = self.update().await?;
+            let mut plan = self.plan(&state, &unreadable, options, job).await?;
+            if options.dry_run {
+                return Ok(plan.collected);
+            }
+            match self.condemn(&mut plan, state.number, job).await? {
+                Ok(()) => {}
+                // What was found out holds no more: a backup came to rely on a pack, or another collection was first.
+                Err(Refusal::PacksInUse(_) | Refusal::Collected) if attempt < ATTEMPTS => continue,
+                Err(refusal) => return Err(self.explain(&refusal)),
+            }
+            plan.collected.deleted_objects = self.sweep(job).await?;
+            return Ok(plan.collected);
+        }
+        unreachable!("the last attempt answers")
+    }
+
+    async fn plan(
+        &self,
+        state: &State,
+        unreadable: &[(PackName, Error)],
+        options: &CollectOptions,
+        job: &Job,
+    ) -> Result<Plan> {
+        let chunks = self.chunks(job).await?;
+        if let Some(page) = mark(&chunks, self.index(), state.backups.values(), job).await?.into_iter().next() {
+            let why = format!("nothing is deleted while the map of backup {} cannot be read", page.backup);
+            return Err(page.error.within(why));
+        }
+        let mut plan = Plan::default();
+        plan.collected.open_sessions = state.sessions.clone().into_iter().collect();
+        plan.collected.unreadable =
+            unreadable.iter().map(|(pack, error)| (pack.to_string(), error.to_string())).collect();
+        job.set_total(state.packs.len());
+        for (pack, pack_state) in state.packs.iter() {
+            job.check()?;
+            job.advance(1);
+            let is_kept = state.sessions.contains_key(&pack.session) || unreadable.iter().any(|(p, _)| *p == pack);
+            if is_kept {
+                continue;
+            }
+            let (mut needed, mut unneeded, mut entries) = (0, 0, Vec::new());
+            for entry in self.index().entries(&pack)? {
+                if is_marked(self.index(), &entry.id)? && is_first(&chunks, &pack, &entry)? {
+                    needed += u64::from(entry.stored);
+                    entries.push(entry);
+                } else {
+                    unneeded += u64::from(entry.stored);
+                }
+            }
+            let collected = &mut plan.collected;
+            collected.needed += needed;
+            if needed == 0 {
+                collected.unneeded_packs += 1;
+                collected.freed += unneeded;
+                // Those of a collection that did not come to its end are condemned already, and swept with the others.
+                if pack_state.condemned.is_none() {
+                    plan.unneeded.insert(&pack);
+                }
+            } else if unneeded * 100 > (needed + unneeded) * u64::from(options.max_unused_percent) {
+                collected.rewritten_packs += 1;
+                collected.freed += unneeded;
+                plan.rewrite.push((pack, entries));
+            } else {
+                collected.unused += unneeded;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Writes packs anew, and condemns what is to go.
+    async fn condemn(&self, plan: &mut Plan, seen: u64, job: &Job) -> Result<Result<(), Refusal>> {
+        if !plan.rewrite.is_empty() {
+            let mut session = Session::begin(self, job).await?;
+            let outcome = self.rewrite(&mut session, plan, seen).await;
+            session.end(false).await?;
+            match outcome {
+                Ok(outcome) => return Ok(outcome.map(drop)),
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                // As on a full disk: what needs no room is done all the same.
+                Err(error) => {
+                    let of = |entries: &Vec<Entry>| entries.iter().map(|entry| u64::from(entry.stored)).sum::<u64>();
+                    let collected = &mut plan.collected;
+                    collected.rewriting_failed = Some(error.to_string());
+                    collected.rewritten_packs = 0;
+                    for (pack, needed) in &plan.rewrite {
+                        let all = of(&self.index().entries(pack)?);
+                        collected.freed -= all - of(needed);
+                        collected.unused += all - of(needed);
+                    }
+                }
+            }
+        }
+        if plan.unneeded.is_empty() {
+            return Ok(Ok(()));
+        }
+        let change = Change::Condemn { packs: plan.unneeded.clone(), seen };
+        Ok(self.try_write(&client(), change).await?.map(drop))
+    }
+
+    async fn rewrite(&self, session: &mut Session, plan: &mut Plan, seen: u64) -> Result<Result<u64, Refusal>> {
+        let mut old = plan.unneeded.clone();
+        for (pack, entries) in &plan.rewrite {
+            match copy(session, pack, entries).await {
+                Ok(()) => old.insert(pack),
+                // It stays as it is; a verification says more.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    plan.collected.rewritten_packs -= 1;
+                    plan.collected.unreadable.push((pack.to_string(), error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        session.flush().await?;
+        session.write(Change::Repack { new: session.new.clone(), old, seen }).await
+    }
+
+    /// Drops what is condemned, and what sessions left behind that are over; then deletes the objects of what is dropped.
+    async fn sweep(&self, job: &Job) -> Result<u64> {
+        loop {
+            // The list first: a session that ends after it was taken may have put packs that it does not name, but none that it does and
+            // that the state after it calls unknown is anybody's.
+            let listed = self.store().list("packs", None).await?;
+            let state = self.state().await?;
+            let mut going: Packs =
+                state.packs.iter().filter(|(_, pack)| pack.condemned.is_some()).map(|(name, _)| name).collect();
+            let objects: Vec<PackName> = listed.iter().filter_map(|object| PackName::of_object(&object.name)).collect();
+            for pack in &objects {
+                let is_known = state.packs.contains(pack) || state.dropped.contains(pack);
+                if !is_known && !state.sessions.contains_key(&pack.session) {
+                    going.insert(pack);
+                }
+            }
+            if !going.is_empty() {
+                match self.try_write(&client(), Change::Drop { packs: going }).await? {
+                    Ok(_) => {}
+                    // A backup has come to rely on one of them: what is left is found by looking again.
+                    Err(Refusal::PacksInUse(_)) => continue,
+                    Err(refusal) => return Err(self.explain(&refusal)),
+                }
+            }
+            let (state, _unreadable) = self.update().await?;
+            let mut deleted = 0;
+            for pack in objects.iter().filter(|pack| state.dropped.contains(pack)) {
+                job.check()?;
+                self.store().delete(&pack.object()).await?;
+                deleted += 1;
+            }
+            return Ok(deleted);
+        }
+    }
+}
+
+/// Whether a pack is the one of which a chunk is kept, if several have it.
+fn is_first(chunks: &Chunks, pack: &PackName, entry: &Entry) -> Result<bool> {
+    Ok(chunks.copies(&entry.id)?.first().is_some_and(|copy| copy.pack == *pack && copy.entry == *entry))
+}
+
+async fn copy(session: &mut Session, pack: &PackName, entries: &[Entry]) -> Result<()> {
+    let chunks = session.chunks().clone();
+    for entry in entries {
+        let content = chunks.read(&Located { pack: pack.clone(), entry: *entry }).await?;
+        session.store_again(entry.kind, &content).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,393 @@
+//! Making backups: what changed is read, named, compressed and stored, and a new map refers to it.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use bytes::Bytes;
+use cairn_engine::{Pool, SnapshotInfo, Target, VolumeInfo};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    chunks::Chunks,
+    envelope,
+    error::{Error, ErrorKind, Result, corrupt, invalid},
+    job::{Job, now_ms},
+    log::{
+        record::{Backup, Change, Origin, Statistics},
+        state::{Refusal, State},
+    },
+    map::{BLOCK, Map, page::Content, sample, write::Writer},
+    pack::Kind,
+    repository::{Repository, find, new_id},
+    session::{Readier, Ready, Session},
+    source::{Changes, Piece, Portion, Source, engine},
+};
+
+/// Portions that are read, named and compressed at the same time.
+const AT_ONCE: usize = 8;
+/// Reads of one portion at the same time.
+const READS: usize = 8;
+/// Attempts when a garbage collection deletes packs that a new backup counted on.
+const ATTEMPTS: u32 = 4;
+/// Blocks that are compared with the volume before a backup counts.
+const SAMPLES: usize = 16;
+/// Snapshots that backups take begin so; the last one of a volume stays, for the next incremental.
+pub const SNAPSHOT_PREFIX: &str = "cairn-backup-";
+
+/// What kind of backup is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Incremental if there is something to go on from, else full. The backup says why.
+    #[default]
+    Incremental,
+    /// Everything that the volume holds; begins a new chain.
+    Full,
+}
+
+/// How a backup is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CreateOptions {
+    /// Full or incremental.
+    pub mode: Mode,
+    /// The backup on which an incremental hangs; `None`: the newest of the volume.
+    pub parent: Option<String>,
+    /// A snapshot to back up, which is left alone; `None`: one is taken, and kept for the next incremental.
+    pub snapshot: Option<String>,
+    /// What is to be remembered with it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What an incremental backup goes on from.
+struct Base {
+    backup: Backup,
+    snapshot: SnapshotInfo,
+}
+
+/// How a backup is going to be made, and why so.
+struct Plan {
+    volume: VolumeInfo,
+    pool: String,
+    snapshot: SnapshotInfo,
+    base: Option<Base>,
+    reason: String,
+    labels: BTreeMap<String, String>,
+}
+
+impl Repository {
+    /// Backs up a volume, which may be in use meanwhile: its content is that of a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound` for volume, snapshot or parent; `Invalid`; `Cancelled`; `Corrupt` when what the volume holds is damaged, or a sample of the
+    /// backup is not what the volume holds; `Volume` and `Store` when those fail. Nothing is listed then; what was stored is found by the
+    /// next attempt.
+    pub async fn create(&self, pool: &Pool, volume: &str, options: &CreateOptions, job: &Job) -> Result<Backup> {
+        let id = new_id();
+        let target = |snapshot: &str| Target { volume: volume.to_owned(), snapshot: Some(snapshot.to_owned()) };
+        let snapshot = match &options.snapshot {
+            Some(name) => pool.snapshot_info(&target(name)).await.map_err(|e| engine(&e))?,
+            None => {
+                let taken = pool.snapshot(&[target(&format!("{SNAPSHOT_PREFIX}{}", &id[..16]))]).await;
+                taken.map_err(|e| engine(&e))?.pop().ok_or_else(|| invalid("the snapshot was deleted at once"))?
+            }
+        };
+        let made = self.create_from(pool, volume, &id, snapshot.clone(), options, job).await;
+        if options.snapshot.is_none() {
+            // What goes: the snapshot of a backup that failed, or those that the new one replaces as the ground for the next.
+            let goes = |s: &SnapshotInfo| match &made {
+                Ok(_) => s.name.starts_with(SNAPSHOT_PREFIX) && s.version < snapshot.version,
+                Err(_) => s.version == snapshot.version,
+            };
+            let all = pool.snapshots(Some(volume), false).await.unwrap_or_default();
+            for old in all.iter().filter(|s| goes(s)) {
+                // One that is open, for another backup or a user, goes with a later backup.
+                drop(pool.delete_snapshot(&target(&old.name)).await);
+            }
+        }
+        made
+    }
+
+    async fn create_from(
+        &self,
+        pool: &Pool,
+        volume: &str,
+        id: &str,
+        snapshot: SnapshotInfo,
+        options: &CreateOptions,
+        job: &Job,
+    ) -> Result<Backup> {
+        let volume = pool.volume_info(volume).await.map_err(|e| engine(&e))?;
+        let uuid = pool.stats().await.map_err(|e| engine(&e))?.uuid;
+        let snapshots = pool.snapshots(Some(&volume.name), false).await.map_err(|e| engine(&e))?;
+        for attempt in 1.. {
+            let state = self.state().await?;
+            let (base, reason) = self.choose(&state, &uuid, &volume, &snapshot, &snapshots, options)?;
+            let labels = options.labels.clone();
+            let plan =
+                Plan { volume: volume.clone(), pool: uuid.clone(), snapshot: snapshot.clone(), base, reason, labels };
+            let mut session = Session::begin(self, job).await?;
+            let made = self.fill(&mut session, pool, id, &plan, job).await;
+            let commit = match made {
+                Ok((backup, changes)) => Ok((backup, session.write(changes).await)),
+                Err(error) => Err(error),
+            };
+            let refused = matches!(commit, Ok((_, Ok(Err(_)))));
+            session
+                .end(commit.is_err() || refused)
+                .await
+                .or_else(|error| if commit.is_ok() { Ok(()) } else { Err(error) })?;
+            let (backup, written) = commit?;
+            match written? {
+                Ok(number) => {
+                    let backup = Backup { number, ..backup };
+                    self.put_manifest(&backup).await?;
+                    return Ok(backup);
+                }
+                // What it counted on was deleted meanwhile: the next attempt stores it again.
+                Err(Refusal::PacksGone(_) | Refusal::ParentGone(_)) if attempt < ATTEMPTS => {}
+                Err(refusal) => return Err(self.explain(&refusal)),
+            }
+        }
+        unreachable!("the last attempt answers")
+    }
+
+    /// What an incremental can go on from, and the reason for the kind of backup that it is to be.
+    fn choose(
+        &self,
+        state: &State,
+        pool: &str,
+        volume: &VolumeInfo,
+        snapshot: &SnapshotInfo,
+        snapshots: &[SnapshotInfo],
+        options: &CreateOptions,
+    ) -> Result<(Option<Base>, String)> {
+        let is_of_it = |b: &Backup| b.origin.pool == pool && b.origin.volume_id == volume.id.0;
+        let named = options.parent.as_ref().map(|id| find(state, id, self.url())).transpose()?;
+        if let Some(parent) = named.filter(|parent| !is_of_it(parent)) {
+            return Err(invalid(format!("backup {} is one of another volume than {}", parent.id, volume.name)));
+        }
+        if options.mode == Mode::Full {
+            return Ok((None, "a full backup was asked for".to_owned()));
+        }
+        let newest = || state.backups.values().filter(|b| is_of_it(b)).max_by_key(|b| b.number);
+        let Some(parent) = named.or_else(newest) else {
+            return Ok((None, "it is the first backup of this volume".to_owned()));
+        };
+        let Some(kept) = snapshots.iter().find(|s| s.version.0 == parent.origin.version) else {
+            let of = &parent.origin;
+            let why =
+                format!("the snapshot {}@{} of backup {} is gone from the pool", of.volume, of.snapshot, parent.id);
+            return Ok((None, why));
+        };
+        if parent.size > snapshot.size {
+            let why =
+                format!("the volume had {} bytes in backup {} and has {} now", parent.size, parent.id, snapshot.size);
+            return Ok((None, why));
+        }
+        let why = match parent.size == snapshot.size {
+            true => format!("goes on from backup {}", parent.id),
+            false => {
+                format!("goes on from backup {}, since which the volume grew from {} bytes", parent.id, parent.size)
+            }
+        };
+        Ok((Some(Base { backup: parent.clone(), snapshot: kept.clone() }), why))
+    }
+
+    /// Stores what is new, and says what is to be committed.
+    async fn fill(
+        &self,
+        session: &mut Session,
+        pool: &Pool,
+        id: &str,
+        plan: &Plan,
+        job: &Job,
+    ) -> Result<(Backup, Change)> {
+        let began = Instant::now();
+        let target = |name: &str| Target { volume: plan.volume.name.clone(), snapshot: Some(name.to_owned()) };
+        let source = Source::open(pool, target(&plan.snapshot.name)).await?;
+        let chunks = session.chunks().clone();
+        let mut reason = plan.reason.clone();
+        let mut base = plan.base.as_ref();
+        if let Some(b) = base
+            && !self.is_whole(session, pool, &chunks, b).await?
+        {
+            reason = format!("backup {} is damaged: a full backup does without what is lost", b.backup.id);
+            base = None;
+        }
+        let from = base.map(|b| target(&b.snapshot.name));
+        job.set_total(source.changes(from.clone()).count().await?);
+        let old = base.map(|b| Map::from_record(&b.backup.root)).transpose()?;
+        let mut writer = Writer::new(&chunks, old, source.size, session).await?;
+        let mut statistics = Statistics::default();
+        let portions = portions(source.changes(from), source.clone(), session.readier(), job.clone());
+        let mut portions = std::pin::pin!(portions);
+        while let Some(portion) = portions.try_next().await? {
+            statistics.read += portion.read;
+            let chunk = match portion.ready {
+                Some(ready) => Some(session.store(ready).await?),
+                None => None,
+            };
+            for (piece, content) in portion.pieces {
+                let content = match (content, chunk) {
+                    (Held::Data(first), Some(chunk)) => Content::Data { chunk, first },
+                    (Held::Zero, _) => Content::Zero,
+                    _ => Content::Unallocated,
+                };
+                writer.set(session, piece.block, piece.count, content).await?;
+            }
+            job.advance(portion.read);
+        }
+        let map = writer.finish(session).await?;
+        session.flush().await?;
+        self.compare_sample(session, map, &source).await?;
+        statistics.new = session.stored_data;
+        statistics.pages = session.stored_pages;
+        statistics.stored = session.uploaded;
+        statistics.millis = began.elapsed().as_millis() as u64;
+        let backup = Backup {
+            id: id.to_owned(),
+            number: 0,
+            origin: Origin {
+                pool: plan.pool.clone(),
+                volume: plan.volume.name.clone(),
+                volume_id: plan.volume.id.0,
+                snapshot: plan.snapshot.name.clone(),
+                version: plan.snapshot.version.0,
+            },
+            data_ms: plan.snapshot.created_ms,
+            finished_ms: now_ms(),
+            size: source.size,
+            parent: base.map(|b| b.backup.id.clone()),
+            reason,
+            root: map.to_record(),
+            statistics,
+            labels: plan.labels.clone(),
+        };
+        let change =
+            Change::Commit { backup: Box::new(backup.clone()), new: session.new.clone(), uses: session.uses.clone() };
+        Ok((backup, change))
+    }
+
+    /// Whether nothing of a backup is known to be damaged. What is, is stored again if its snapshot still holds it.
+    async fn is_whole(&self, session: &mut Session, pool: &Pool, chunks: &Chunks, base: &Base) -> Result<bool> {
+        if self.state().await?.damaged.is_empty() {
+            return Ok(true);
+        }
+        let target = Target { volume: base.snapshot.volume.clone(), snapshot: Some(base.snapshot.name.clone()) };
+        let source = Source::open(pool, target).await?;
+        let healed = crate::heal::heal(session, chunks, &base.backup, &source).await;
+        match healed {
+            Ok(outcome) => Ok(outcome.lost == 0),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Compares some blocks of a new map with the volume: a backup that holds something else must not count.
+    async fn compare_sample(&self, session: &Session, map: Map, source: &Source) -> Result<()> {
+        let chunks = session.chunks();
+        for _ in 0..SAMPLES {
+            let Some((block, content)) = sample::any(chunks, map, source.size.div_ceil(BLOCK)).await? else {
+                return Ok(());
+            };
+            let expected = match content {
+                Content::Data { chunk, first } => {
+                    let whole = chunks.get(&chunk).await?;
+                    let at = usize::from(first) * BLOCK as usize;
+                    whole.get(at..at + BLOCK as usize).map(<[u8]>::to_vec)
+                }
+                _ => Some(vec![0; BLOCK as usize]),
+            };
+            if expected.as_ref() != Some(&source.read(block, 1).await?) {
+                return Err(corrupt(format!(
+                    "the backup would be wrong: it has something else at byte {} than the snapshot; nothing was recorded. \
+                     Check the pool (`cairn pool check --data`) and make a full backup",
+                    block * BLOCK
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of what the log says, for people and for import.
+    async fn put_manifest(&self, backup: &Backup) -> Result<()> {
+        let name = manifest(&backup.id);
+        let bytes = Bytes::from(envelope::wrap("manifest", &name, backup, self.keys()));
+        self.store().put_new(&name, bytes).await.map(drop)
+    }
+}
+
+pub(crate) fn manifest(id: &str) -> String {
+    format!("manifests/{id}")
+}
+
+/// What neighbouring blocks of a portion hold.
+enum Held {
+    Nothing,
+    Zero,
+    /// From this block of the portion's chunk on.
+    Data(u16),
+}
+
+/// A portion that was read.
+struct Done {
+    pieces: Vec<(Piece, Held)>,
+    ready: Option<Ready>,
+    /// Bytes.
+    read: u64,
+}
+
+/// Reads portions, some at the same time; they come out in order.
+fn portions(changes: Changes, source: Source, readier: Readier, job: Job) -> impl stream::Stream<Item = Result<Done>> {
+    let portions = stream::try_unfold(changes, |mut changes| async move {
+        Ok(changes.next().await?.map(|portion| (portion, changes)))
+    });
+    portions
+        .map_ok(move |portion| {
+            let (source, readier, job) = (source.clone(), readier.clone(), job.clone());
+            async move {
+                job.check()?;
+                read(portion, &source, readier).await
+            }
+        })
+        .try_buffered(AT_ONCE)
+}
+
+async fn read(portion: Portion, source: &Source, readier: Readier) -> Result<Done> {
+    let reads = stream::iter(portion).map(|piece| async move {
+        let content = if piece.is_hole { Vec::new() } else { source.read(piece.block, piece.count).await? };
+        Ok::<_, Error>((piece, content))
+    });
+    let read: Vec<(Piece, Vec<u8>)> = reads.buffered(READS).try_collect().await?;
+    let worker = tokio::task::spawn_blocking(move || ready(read, &readier));
+    worker.await.map_err(|e| Error::new(ErrorKind::Store, format!("a worker failed: {e}")))?
+}
+
+/// Takes out blocks of zeros, and names and compresses the rest.
+fn ready(read: Vec<(Piece, Vec<u8>)>, readier: &Readier) -> Result<Done> {
+    let bytes = read.iter().map(|(_, content)| content.len() as u64).sum();
+    let mut chunk = Vec::with_capacity(bytes as usize);
+    let mut pieces: Vec<(Piece, Held)> = Vec::new();
+    for (piece, content) in read {
+        if piece.is_hole {
+            pieces.push((piece, Held::Nothing));
+            continue;
+        }
+        for (block, content) in (piece.block..).zip(content.chunks(BLOCK as usize)) {
+            let one = Piece { block, count: 1, is_hole: false };
+            let is_zero = content.iter().all(|byte| *byte == 0);
+            match pieces.last_mut() {
+                Some((last, Held::Zero)) if is_zero && last.block + last.count == block => last.count += 1,
+                Some((last, Held::Data(_))) if !is_zero && last.block + last.count == block => last.count += 1,
+                _ if is_zero => pieces.push((one, Held::Zero)),
+                _ => pieces.push((one, Held::Data((chunk.len() / BLOCK as usize) as u16))),
+            }
+            if !is_zero {
+                chunk.extend_from_slice(content);
+            }
+        }
+    }
+    let ready = if chunk.is_empty() { None } else { Some(readier.ready(Kind::Data, &chunk)?) };
+    Ok(Done { pieces, ready, read: bytes })
+}

@@ -1,0 +1,38 @@
+//! Backups of Cairn volumes: chains, deduplicated, verified, on any object store.
+
+mod chains;
+mod chunk;
+mod chunks;
+mod collect;
+mod create;
+mod crypt;
+mod envelope;
+mod error;
+mod heal;
+mod index;
+mod job;
+mod log;
+mod map;
+mod mark;
+mod pack;
+mod policy;
+mod ranges;
+mod repository;
+mod restore;
+mod session;
+mod source;
+mod store;
+mod verify;
+
+pub use chains::Deleted;
+pub use chunk::ChunkId;
+pub use collect::{CollectOptions, Collected};
+pub use create::{CreateOptions, Mode, SNAPSHOT_PREFIX};
+pub use crypt::{Secret, Stretch, Wrap};
+pub use error::{Error, ErrorKind, Result};
+pub use job::{Job, Progress};
+pub use log::record::{Backup, Origin, Root, Statistics};
+pub use policy::{Policy, Verdict};
+pub use repository::{Identity, InitOptions, Location, Repository};
+pub use restore::{Hole, RestoreOptions, Restored};
+pub use verify::{DamagedChunk, DamagedRange, Verified, VerifyOptions};

@@ -1,0 +1,192 @@
+//! The log: numbered records, put only if absent, and the state that they come to.
+//!
+//! To write record `n + 1` a program must have read all up to `n`, must find its change lawful in the state after `n`, and must win the put
+//! of `log/<n + 1>`. That orders everything without locks, leases or clocks.
+
+pub(crate) mod packs;
+pub(crate) mod record;
+pub(crate) mod state;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    crypt::{Keys, new_master, to_hex},
+    envelope,
+    error::{Error, ErrorKind, Result, corrupt},
+    store::{Put, Store},
+};
+use record::{Change, Record};
+use state::{Refusal, State};
+
+const DIRECTORY: &str = "log";
+const CHECKPOINTS: &str = "log-checkpoints";
+/// Records after which a checkpoint of the state is written.
+const CHECKPOINT_EVERY: u64 = 64;
+
+/// Why a record was not written.
+#[derive(Debug)]
+pub(crate) enum Unwritten {
+    /// The change is not lawful in the state as it is now.
+    Refused(Refusal),
+    /// The store failed, or what is in it is damaged.
+    Failed(Error),
+}
+
+impl From<Error> for Unwritten {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A reader and writer of the log.
+pub(crate) struct Log {
+    store: Store,
+    keys: Keys,
+    /// Others may hold on to the state as it was.
+    state: Arc<State>,
+    checkpointed: u64,
+}
+
+fn object(number: u64) -> String {
+    format!("{DIRECTORY}/{number:020}")
+}
+
+fn number_of(name: &str, directory: &str) -> Option<u64> {
+    let digits = name.strip_prefix(directory)?.strip_prefix('/')?;
+    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+impl Log {
+    /// Reads the log to its end.
+    pub(crate) async fn open(store: &Store, keys: &Keys) -> Result<Self> {
+        let (state, checkpointed) = newest_checkpoint(store, keys).await?;
+        let mut log = Self { store: store.clone(), keys: keys.clone(), state: Arc::new(state), checkpointed };
+        log.refresh().await?;
+        Ok(log)
+    }
+
+    /// The state as far as it was read.
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Reads what was written since.
+    pub(crate) async fn refresh(&mut self) -> Result<()> {
+        let after = (self.state.number > 0).then(|| object(self.state.number));
+        let listed = self.store.list(DIRECTORY, after.as_deref()).await?;
+        let numbers: Vec<u64> = listed.iter().filter_map(|object| number_of(&object.name, DIRECTORY)).collect();
+        for number in numbers.into_iter().filter(|number| *number > self.state.number).collect::<Vec<_>>() {
+            if number != self.state.number + 1 {
+                return Err(corrupt(format!(
+                    "{}: record {} of the log is missing, though record {number} is there: restore it from a copy of the repository; \
+                     until then nothing is written or deleted here",
+                    self.store.url(),
+                    self.state.number + 1
+                )));
+            }
+            self.read_next().await?;
+        }
+        // A list may be older than the newest record.
+        while self.read_next().await? {}
+        Ok(())
+    }
+
+    /// Reads the next record, if there is one.
+    async fn read_next(&mut self) -> Result<bool> {
+        let name = object(self.state.number + 1);
+        let Some(bytes) = self.store.get(&name).await? else { return Ok(false) };
+        let record = self.decode(&name, &bytes)?;
+        self.take(&record, &bytes)?;
+        Ok(true)
+    }
+
+    fn decode(&self, name: &str, bytes: &[u8]) -> Result<Record> {
+        let record: Record = envelope::unwrap("record", name, &self.store.shown(name), bytes, &self.keys)?;
+        if record.number != self.state.number + 1 || record.previous != self.state.last {
+            return Err(corrupt(format!(
+                "{}/{name} does not follow the record before it: one of the two was replaced",
+                self.store.url()
+            )));
+        }
+        Ok(record)
+    }
+
+    fn take(&mut self, record: &Record, bytes: &[u8]) -> Result<()> {
+        let hash = blake3::hash(bytes).to_hex();
+        Arc::make_mut(&mut self.state).apply(record, &hash).map_err(|refusal| {
+            let name = object(record.number);
+            corrupt(format!("{} says what cannot have happened: {refusal:?}", self.store.shown(&name)))
+        })
+    }
+
+    /// Writes a change, unless it is not lawful; whatever others write first is read, and the change judged again.
+    pub(crate) async fn write(&mut self, session: &str, change: Change, now_ms: u64) -> Result<u64, Unwritten> {
+        let nonce = to_hex(&new_master());
+        loop {
+            self.refresh().await?;
+            self.state.judge(session, &change).map_err(Unwritten::Refused)?;
+            let record = Record {
+                number: self.state.number + 1,
+                nonce: nonce.clone(),
+                previous: self.state.last.clone(),
+                time_ms: now_ms,
+                session: session.to_owned(),
+                change: change.clone(),
+            };
+            let bytes = Bytes::from(envelope::wrap("record", &object(record.number), &record, &self.keys));
+            let name = object(record.number);
+            let put = self.store.put_new(&name, bytes.clone()).await;
+            let ours = match put {
+                Ok(Put::Done) => true,
+                // Also after an answer that was lost: the nonce says whose it is.
+                Ok(Put::Exists) => self.is_ours(&name, &nonce).await?,
+                Err(error) => match self.is_ours(&name, &nonce).await {
+                    Ok(true) => true,
+                    _ => return Err(Unwritten::Failed(error)),
+                },
+            };
+            if ours {
+                self.take(&record, &bytes)?;
+                self.maybe_checkpoint().await;
+                return Ok(record.number);
+            }
+        }
+    }
+
+    async fn is_ours(&self, name: &str, nonce: &str) -> Result<bool> {
+        match self.store.get(name).await? {
+            Some(bytes) => Ok(self.decode(name, &bytes).is_ok_and(|record| record.nonce == nonce)),
+            None => Ok(false),
+        }
+    }
+
+    /// Writes the state beside the log now and then, so that the next opening need not read all of it. A failure costs only that.
+    async fn maybe_checkpoint(&mut self) {
+        if self.state.number < self.checkpointed + CHECKPOINT_EVERY {
+            return;
+        }
+        let name = format!("{CHECKPOINTS}/{:020}", self.state.number);
+        let bytes = Bytes::from(envelope::wrap("state", &name, &*self.state, &self.keys));
+        if self.store.put_new(&name, bytes).await.is_ok() {
+            self.checkpointed = self.state.number;
+        }
+    }
+}
+
+/// The state of the newest checkpoint that is whole; the beginning if there is none.
+async fn newest_checkpoint(store: &Store, keys: &Keys) -> Result<(State, u64)> {
+    let listed = store.list(CHECKPOINTS, None).await?;
+    for object in listed.iter().rev() {
+        let Some(number) = number_of(&object.name, CHECKPOINTS) else { continue };
+        let Some(bytes) = store.get(&object.name).await? else { continue };
+        match envelope::unwrap::<State>("state", &object.name, &store.shown(&object.name), &bytes, keys) {
+            Ok(state) if state.number == number && state.is_sound() => return Ok((state, number)),
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            // It is a cache: the one before, or the log itself, says the same.
+            _ => {}
+        }
+    }
+    Ok((State::default(), 0))
+}

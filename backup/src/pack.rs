@@ -1,0 +1,250 @@
+//! Packs: objects of many chunks, written once.
+//!
+//! ```text
+//! "CAIRNPK1" | stored chunks, one after the other | footer | tail
+//! footer: 48 bytes a chunk: name 32, offset u32, stored u32, length u32, codec u8, kind u8, 2 zero bytes
+//! tail:   stored length of the footer u32, chunks u32, BLAKE3 of the stored footer 32, "CAIRNPE1"
+//! ```
+//!
+//! Little-endian. In an encrypted repository each chunk and the footer are sealed for the pack's name and their offset; offsets and stored
+//! lengths are those of the sealed form. A pack says itself what is in it, so an index of all packs can always be made anew.
+
+use std::fmt;
+
+use crate::{
+    chunk::{self, ChunkId, Codec, ID_LEN},
+    crypt::Keys,
+    error::{Result, corrupt},
+};
+
+const HEAD: &[u8; 8] = b"CAIRNPK1";
+const END: &[u8; 8] = b"CAIRNPE1";
+const ENTRY: usize = 48;
+/// Length of what stands at the very end.
+pub(crate) const TAIL: usize = 4 + 4 + 32 + 8;
+
+/// What a chunk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Data,
+    Page,
+}
+
+/// Where a chunk is within its pack, and how it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: ChunkId,
+    pub(crate) offset: u32,
+    pub(crate) stored: u32,
+    pub(crate) length: u32,
+    pub(crate) codec: Codec,
+    pub(crate) kind: Kind,
+}
+
+/// A chunk ready to be put into a pack: hashed, compressed, compared.
+pub(crate) struct Prepared {
+    pub(crate) id: ChunkId,
+    pub(crate) kind: Kind,
+    pub(crate) codec: Codec,
+    pub(crate) length: u32,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A pack that is being filled.
+pub(crate) struct Writer {
+    name: String,
+    keys: Keys,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+/// What the tail says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tail {
+    /// Stored length of the footer, which stands right before the tail.
+    pub(crate) footer: u32,
+    chunks: u32,
+    hash: [u8; 32],
+}
+
+fn place(name: &str, offset: u32) -> Vec<u8> {
+    let mut place = name.as_bytes().to_vec();
+    place.push(0);
+    place.extend_from_slice(&offset.to_le_bytes());
+    place
+}
+
+impl Writer {
+    /// An empty pack of this name.
+    pub(crate) fn new(name: String, keys: Keys) -> Self {
+        Self { name, keys, bytes: HEAD.to_vec(), entries: Vec::new() }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn add(&mut self, chunk: Prepared) {
+        let offset = self.bytes.len() as u32;
+        let sealed = self.keys.seal(chunk.bytes, &place(&self.name, offset));
+        self.entries.push(Entry {
+            id: chunk.id,
+            offset,
+            stored: sealed.len() as u32,
+            length: chunk.length,
+            codec: chunk.codec,
+            kind: chunk.kind,
+        });
+        self.bytes.extend_from_slice(&sealed);
+    }
+
+    /// The whole object, and what is in it.
+    pub(crate) fn finish(mut self) -> (Vec<u8>, Vec<Entry>) {
+        let mut footer = Vec::with_capacity(self.entries.len() * ENTRY);
+        for entry in &self.entries {
+            footer.extend_from_slice(&entry.id.0);
+            for number in [entry.offset, entry.stored, entry.length] {
+                footer.extend_from_slice(&number.to_le_bytes());
+            }
+            let kind = match entry.kind {
+                Kind::Data => 0,
+                Kind::Page => 1,
+            };
+            footer.extend_from_slice(&[entry.codec.to_byte(), kind, 0, 0]);
+        }
+        let sealed = self.keys.seal(footer, &place(&self.name, self.bytes.len() as u32));
+        self.bytes.extend_from_slice(&sealed);
+        self.bytes.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(blake3::hash(&sealed).as_bytes());
+        self.bytes.extend_from_slice(END);
+        (self.bytes, self.entries)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn damaged(name: &str, why: impl fmt::Display) -> crate::Error {
+    corrupt(format!("pack {name} is damaged: {why}"))
+}
+
+impl Tail {
+    /// Reads the last [`TAIL`] bytes of a pack of `size` bytes.
+    pub(crate) fn decode(name: &str, bytes: &[u8], size: u64) -> Result<Self> {
+        let whole = bytes.len() == TAIL && bytes.ends_with(END);
+        let fields = || Some((u32_at(bytes, 0)?, u32_at(bytes, 4)?, bytes.get(8..40)?.try_into().ok()?));
+        let Some((footer, chunks, hash)) = whole.then(fields).flatten() else {
+            return Err(damaged(name, "it does not end as a pack does"));
+        };
+        if u64::from(footer) + (HEAD.len() + TAIL) as u64 > size {
+            return Err(damaged(name, format_args!("its footer would have {footer} of its {size} bytes")));
+        }
+        Ok(Self { footer, chunks, hash })
+    }
+
+    /// Reads the footer of a pack of `size` bytes: what is in the pack.
+    pub(crate) fn entries(&self, name: &str, stored: &[u8], size: u64, keys: &Keys) -> Result<Vec<Entry>> {
+        if stored.len() != self.footer as usize || *blake3::hash(stored).as_bytes() != self.hash {
+            return Err(damaged(name, "its footer does not have the hash in its tail"));
+        }
+        let end = size - TAIL as u64 - u64::from(self.footer);
+        let offset = u32::try_from(end).map_err(|_| damaged(name, "it is larger than any pack"))?;
+        let footer = keys
+            .open(stored, &place(name, offset))
+            .ok_or_else(|| damaged(name, "its footer was not sealed with the key of this repository"))?;
+        let (entries, rest) = footer.as_chunks::<ENTRY>();
+        if !rest.is_empty() || entries.len() != self.chunks as usize {
+            return Err(damaged(name, "its footer is cut short"));
+        }
+        let decoded = entries.iter().map(|bytes| entry(bytes, end));
+        decoded.collect::<Option<_>>().ok_or_else(|| damaged(name, "its footer names what cannot be"))
+    }
+}
+
+fn entry(bytes: &[u8; ENTRY], end: u64) -> Option<Entry> {
+    let entry = Entry {
+        id: ChunkId(bytes[..ID_LEN].try_into().ok()?),
+        offset: u32_at(bytes, 32)?,
+        stored: u32_at(bytes, 36)?,
+        length: u32_at(bytes, 40)?,
+        codec: Codec::from_byte(bytes[44])?,
+        kind: match bytes[45] {
+            0 => Kind::Data,
+            1 => Kind::Page,
+            _ => return None,
+        },
+    };
+    let inside =
+        u64::from(entry.offset) >= HEAD.len() as u64 && u64::from(entry.offset) + u64::from(entry.stored) <= end;
+    (inside && bytes[46..] == [0, 0] && entry.length as usize <= chunk::LONGEST).then_some(entry)
+}
+
+/// The content of one chunk from its stored bytes: opened, decoded, and compared with its name.
+pub(crate) fn content(pack: &str, entry: &Entry, stored: &[u8], keys: &Keys) -> Result<Vec<u8>> {
+    let what = format!("chunk {} in pack {pack}", entry.id);
+    if stored.len() != entry.stored as usize {
+        return Err(corrupt(format!("{what} is cut short")));
+    }
+    let opened = keys
+        .open(stored, &place(pack, entry.offset))
+        .ok_or_else(|| corrupt(format!("{what} is not what was sealed there")))?;
+    let content = chunk::decompress(entry.codec, &opened, entry.length as usize, &what)?;
+    if keys.name(&content) != entry.id {
+        return Err(corrupt(format!("{what} does not have the content that its name says")));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::new_master;
+
+    fn prepared(content: &[u8], keys: &Keys) -> Prepared {
+        let (codec, bytes) = chunk::compress(content, 3);
+        Prepared { id: keys.name(content), kind: Kind::Data, codec, length: content.len() as u32, bytes }
+    }
+
+    fn read(name: &str, bytes: &[u8], keys: &Keys) -> Result<Vec<Vec<u8>>> {
+        let size = bytes.len() as u64;
+        let at = bytes.len().saturating_sub(TAIL);
+        let tail = Tail::decode(name, &bytes[at..], size)?;
+        let entries = tail.entries(name, &bytes[at - tail.footer as usize..at], size, keys)?;
+        let stored = |e: &Entry| &bytes[e.offset as usize..(e.offset + e.stored) as usize];
+        entries.iter().map(|e| content(name, e, stored(e), keys)).collect()
+    }
+
+    #[test]
+    fn a_pack_says_what_is_in_it_and_every_changed_byte_is_noticed() {
+        for keys in [Keys::none(), Keys::from_master(&new_master())] {
+            let contents = [vec![7; 5000], b"short".to_vec(), Vec::new()];
+            let mut writer = Writer::new("s/1".to_owned(), keys.clone());
+            assert!(writer.is_empty());
+            contents.iter().for_each(|content| writer.add(prepared(content, &keys)));
+            let (bytes, entries) = writer.finish();
+            assert_eq!(entries.len(), 3);
+            assert_eq!(read("s/1", &bytes, &keys).unwrap(), contents);
+            for at in HEAD.len()..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                assert!(read("s/1", &changed, &keys).is_err(), "byte {at} of {}", bytes.len());
+            }
+            for cut in 0..bytes.len() {
+                assert!(read("s/1", &bytes[..cut], &keys).is_err(), "cut at {cut}");
+            }
+            // What is sealed for one pack cannot be passed off as another.
+            assert_eq!(read("s/2", &bytes, &keys).is_ok(), keys.overhead() == 0);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What is backed up: a snapshot of a volume, and which of its blocks differ from another one's.
+
+use cairn_engine::{ExtentKind, Pool, Target, Volume};
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    map::BLOCK,
+};
+
+/// Blocks of one chunk at most: 256 KiB.
+pub(crate) const WINDOW: u64 = 64;
+/// Pieces of one portion at most.
+const PIECES: usize = 256;
+
+/// Neighbouring blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub(crate) block: u64,
+    pub(crate) count: u64,
+    pub(crate) is_hole: bool,
+}
+
+/// What becomes one chunk, and the holes between.
+pub(crate) type Portion = Vec<Piece>;
+
+/// An engine's error in this crate's terms.
+pub(crate) fn engine(error: &cairn_engine::Error) -> Error {
+    let kind = match error.kind() {
+        cairn_engine::ErrorKind::Invalid => ErrorKind::Invalid,
+        cairn_engine::ErrorKind::NotFound => ErrorKind::NotFound,
+        cairn_engine::ErrorKind::Exists => ErrorKind::Exists,
+        cairn_engine::ErrorKind::Busy => ErrorKind::InUse,
+        cairn_engine::ErrorKind::Corrupt => ErrorKind::Corrupt,
+        _ => ErrorKind::Volume,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// A snapshot that is read.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pool: Pool,
+    target: Target,
+    volume: Volume,
+    pub(crate) size: u64,
+}
+
+impl Source {
+    pub(crate) async fn open(pool: &Pool, target: Target) -> Result<Self> {
+        let volume = pool.volume(&target.to_string()).await.map_err(|e| engine(&e))?;
+        let size = volume.size().await.map_err(|e| engine(&e))?;
+        Ok(Self { pool: pool.clone(), target, volume, size })
+    }
+
+    /// Content of neighbouring blocks; what the last one has beyond the end of the volume is zeros.
+    pub(crate) async fn read(&self, block: u64, count: u64) -> Result<Vec<u8>> {
+        let (offset, length) = (block * BLOCK, (count * BLOCK) as usize);
+        let there = length.min(self.size.saturating_sub(offset) as usize);
+        let read = self.volume.read(offset, there).await.map_err(|e| engine(&e))?;
+        let mut content = read.to_vec();
+        content.resize(length, 0);
+        Ok(content)
+    }
+
+    /// What differs from `base`; everything that is stored, without one.
+    pub(crate) fn changes(&self, base: Option<Target>) -> Changes {
+        let aligned = base.is_none();
+        Changes {
+            source: self.clone(),
+            base,
+            aligned,
+            next: Some(0),
+            portion: Vec::new(),
+            blocks: 0,
+            ready: Vec::new().into_iter(),
+        }
+    }
+}
+
+/// Portions of what differs, in order of blocks.
+pub(crate) struct Changes {
+    source: Source,
+    base: Option<Target>,
+    /// Each portion within one aligned window: then the same content comes to the same chunks, whenever it is read.
+    aligned: bool,
+    next: Option<u64>,
+    portion: Portion,
+    blocks: u64,
+    ready: std::vec::IntoIter<Portion>,
+}
+
+impl Changes {
+    pub(crate) async fn next(&mut self) -> Result<Option<Portion>> {
+        loop {
+            if let Some(portion) = self.ready.next() {
+                return Ok(Some(portion));
+            }
+            let Some(offset) = self.next else {
+                let last = std::mem::take(&mut self.portion);
+                return Ok((!last.is_empty()).then_some(last));
+            };
+            let page = self.source.pool.diff(self.base.as_ref(), &self.source.target, offset);
+            let page = page.await.map_err(|e| engine(&e))?;
+            self.next = page.next;
+            let mut ready = Vec::new();
+            for extent in page.extents {
+                let is_hole = extent.kind == ExtentKind::Hole;
+                let (block, end) = (extent.offset / BLOCK, (extent.offset + extent.length).div_ceil(BLOCK));
+                if !(is_hole && self.aligned) {
+                    self.add(Piece { block, count: end - block, is_hole }, &mut ready);
+                }
+            }
+            self.ready = ready.into_iter();
+        }
+    }
+
+    fn add(&mut self, mut piece: Piece, ready: &mut Vec<Portion>) {
+        if piece.is_hole {
+            self.portion.push(piece);
+            piece.count = 0;
+        }
+        while piece.count > 0 {
+            let room = match self.aligned {
+                true => WINDOW - piece.block % WINDOW,
+                false => WINDOW - self.blocks,
+            };
+            let other_window =
+                self.aligned && self.portion.last().is_some_and(|p| p.block / WINDOW != piece.block / WINDOW);
+            if other_window || self.portion.len() >= PIECES {
+                self.close(ready);
+                continue;
+            }
+            let count = piece.count.min(room);
+            self.portion.push(Piece { count, ..piece });
+            self.blocks += count;
+            piece = Piece { block: piece.block + count, count: piece.count - count, ..piece };
+            if count == room {
+                self.close(ready);
+            }
+        }
+    }
+
+    fn close(&mut self, ready: &mut Vec<Portion>) {
+        self.blocks = 0;
+        let portion = std::mem::take(&mut self.portion);
+        if !portion.is_empty() {
+            ready.push(portion);
+        }
+    }
+
+    /// Bytes that will have to be read.
+    pub(crate) async fn count(mut self) -> Result<u64> {
+        let mut blocks = 0;
+        while let Some(portion) = self.next().await? {
+            blocks += portion.iter().filter(|piece| !piece.is_hole).map(|piece| piece.count).sum::<u64>();
+        }
+        Ok(blocks * BLOCK)
+    }
+}

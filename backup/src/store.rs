@@ -1,0 +1,244 @@
+//! The store: any `object_store`, of which only put-if-absent, get, range get, list and delete are used.
+//!
+//! Errors that may pass are tried again for a while. A put whose answer was lost may have been done: whoever needs to know reads the object
+//! back.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions, PutPayload,
+    local::LocalFileSystem, path::Path, prefix::PrefixStore,
+};
+use url::Url;
+
+use crate::error::{Error, ErrorKind, Result, invalid};
+
+/// How often an operation is tried.
+const TRIES: u32 = 5;
+/// Before the second try; each further one waits twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// Whether an object was put, or one of that name was there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Put {
+    Done,
+    /// There is an object of this name. After an answer that was lost it may be the one that was to be put.
+    Exists,
+}
+
+/// An object in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+}
+
+/// All objects of one repository. Clones are the same store.
+#[derive(Clone)]
+pub(crate) struct Store {
+    inner: Arc<dyn ObjectStore>,
+    /// What is in front of each name, for errors.
+    url: String,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.url)
+    }
+}
+
+impl Store {
+    /// The store at a URL: `file:///directory`, `s3://bucket/prefix`, `gs://…`, `az://…`. Options are those of `object_store`, as
+    /// `aws_endpoint`; for a directory, `create` makes it.
+    pub(crate) fn open(url: &str, options: &[(String, String)], create: bool) -> Result<Self> {
+        let parsed = match url.strip_prefix('/') {
+            Some(_) => Url::from_directory_path(url).map_err(|()| invalid(format!("{url} is no path of a directory"))),
+            None => Url::parse(url).map_err(|e| {
+                invalid(format!("{url} is no URL of a repository ({e}): use file:///DIRECTORY or s3://BUCKET/PREFIX"))
+            }),
+        }?;
+        if let Ok((ObjectStoreScheme::Local, _)) = ObjectStoreScheme::parse(&parsed) {
+            return Self::local(&parsed, url, create);
+        }
+        let options = options.iter().map(|(key, value)| (key.clone(), value.clone()));
+        let from_environment = std::env::vars().filter(|(key, _)| is_store_option(key));
+        let options = from_environment.map(|(key, value)| (key.to_ascii_lowercase(), value)).chain(options);
+        let (store, prefix) = object_store::parse_url_opts(&parsed, options)
+            .map_err(|e| invalid(format!("{url} cannot be used as a repository: {e}")))?;
+        Ok(Self { inner: Arc::new(PrefixStore::new(store, prefix)), url: url.trim_end_matches('/').to_owned() })
+    }
+
+    fn local(parsed: &Url, url: &str, create: bool) -> Result<Self> {
+        let directory = parsed.to_file_path().map_err(|()| invalid(format!("{url} names no directory")))?;
+        if create {
+            std::fs::create_dir_all(&directory)
+                .map_err(|e| Error::new(ErrorKind::Store, format!("cannot make {}: {e}", directory.display())))?;
+        }
+        let store = LocalFileSystem::new_with_prefix(&directory).map_err(|e| {
+            Error::new(ErrorKind::NotFound, format!("{} cannot be used as a repository: {e}", directory.display()))
+        })?;
+        // Without it a power cut could take what was committed.
+        let store = store.with_fsync(true);
+        Ok(Self { inner: Arc::new(store), url: url.trim_end_matches('/').to_owned() })
+    }
+
+    /// A store that is open already: in memory, or one that fails as a test wants it to.
+    pub(crate) fn from_parts(inner: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { inner, url: url.to_owned() }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// An object's name, as errors say it.
+    pub(crate) fn shown(&self, name: &str) -> String {
+        format!("{}/{name}", self.url)
+    }
+
+    fn failed(&self, what: &str, name: &str, error: &object_store::Error) -> Error {
+        let kind = match error {
+            object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+            _ => ErrorKind::Store,
+        };
+        Error::new(kind, format!("cannot {what} {}/{name}: {error}", self.url))
+    }
+
+    /// Puts an object unless there is one of its name.
+    pub(crate) async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Put> {
+        let path = Path::from(name);
+        let mut tries = 0;
+        loop {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            tries += 1;
+            match self.inner.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await {
+                Ok(_) => return Ok(Put::Done),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    // Some stores answer so to a conflict of two puts, too, though neither has landed.
+                    if self.exists(name).await? {
+                        return Ok(Put::Exists);
+                    }
+                    if tries >= TRIES {
+                        let text =
+                            format!("{}/{name} cannot be put: the store calls it taken, and has it not", self.url);
+                        return Err(Error::new(ErrorKind::Store, text));
+                    }
+                }
+                Err(error) if tries >= TRIES || !may_pass(&error) => return Err(self.failed("put", name, &error)),
+                Err(_) => {}
+            }
+            wait(tries).await;
+        }
+    }
+
+    async fn exists(&self, name: &str) -> Result<bool> {
+        match self.inner.head(&Path::from(name)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failed("look at", name, &error)),
+        }
+    }
+
+    /// The whole object; `None` if there is none.
+    pub(crate) async fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        self.read(name, GetOptions::default()).await
+    }
+
+    /// A part of an object that is there.
+    pub(crate) async fn get_range(&self, name: &str, offset: u64, len: u64) -> Result<Bytes> {
+        let range = GetRange::Bounded(offset..offset + len);
+        let bytes = self.read(name, GetOptions { range: Some(range), ..GetOptions::default() }).await?;
+        self.present(name, bytes)
+    }
+
+    /// Size of an object that is there, in bytes.
+    pub(crate) async fn size(&self, name: &str) -> Result<u64> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.inner.head(&Path::from(name)).await {
+                Ok(meta) => return Ok(meta.size),
+                Err(object_store::Error::NotFound { .. }) => return self.present(name, None),
+                Err(error) if tries >= TRIES || !may_pass(&error) => return Err(self.failed("look at", name, &error)),
+                Err(_) => wait(tries).await,
+            }
+        }
+    }
+
+    fn present<T>(&self, name: &str, found: Option<T>) -> Result<T> {
+        found.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{}/{name} is missing", self.url)))
+    }
+
+    async fn read(&self, name: &str, options: GetOptions) -> Result<Option<Bytes>> {
+        let path = Path::from(name);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let got = match self.inner.get_opts(&path, options.clone()).await {
+                Ok(result) => result.bytes().await,
+                Err(error) => Err(error),
+            };
+            match got {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) if tries >= TRIES || !may_pass(&error) => return Err(self.failed("read", name, &error)),
+                Err(_) => wait(tries).await,
+            }
+        }
+    }
+
+    /// All objects whose names begin with a directory, in order of their names; `after` leaves out those up to a name. An error anywhere is
+    /// an error: half a list is none.
+    pub(crate) async fn list(&self, directory: &str, after: Option<&str>) -> Result<Vec<Listed>> {
+        let prefix = Path::from(directory);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let stream = match after {
+                Some(after) => self.inner.list_with_offset(Some(&prefix), &Path::from(after)),
+                None => self.inner.list(Some(&prefix)),
+            };
+            let listed = stream.map_ok(|meta| Listed { name: meta.location.to_string(), size: meta.size });
+            match listed.try_collect::<Vec<_>>().await {
+                Ok(mut all) => {
+                    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                    return Ok(all);
+                }
+                Err(error) if tries >= TRIES || !may_pass(&error) => {
+                    return Err(self.failed("list", directory, &error));
+                }
+                Err(_) => wait(tries).await,
+            }
+        }
+    }
+
+    /// Deletes an object. One that is not there is as good as deleted.
+    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
+        let path = Path::from(name);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.inner.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) if tries >= TRIES || !may_pass(&error) => return Err(self.failed("delete", name, &error)),
+                Err(_) => wait(tries).await,
+            }
+        }
+    }
+}
+
+/// Variables of the environment that `object_store` has options for.
+fn is_store_option(key: &str) -> bool {
+    ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| key.starts_with(prefix))
+}
+
+/// Whether another try may succeed. The clients of `object_store` have tried connections again themselves by then.
+fn may_pass(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
+}
+
+async fn wait(tries: u32) {
+    tokio::time::sleep(FIRST_WAIT * 2u32.saturating_pow(tries - 1)).await;
+}
