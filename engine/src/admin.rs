@@ -50,7 +50,7 @@ impl LocalPool {
     }
 
     /// Nothing may be opened while blocks change from free to used and back behind everybody's back.
-    fn not_repairing(&self) -> Result<()> {
+    pub(crate) fn not_repairing(&self) -> Result<()> {
         if self.core.repairing.get() {
             return Err(busy("the pool is being repaired: wait for the end of the repair"));
         }
@@ -82,7 +82,8 @@ impl LocalPool {
 
     // ---- volumes ----
 
-    /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512).
+    /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512). One that is to be filled is open to its filler
+    /// (see [`LocalPool::open_to_fill`]).
     ///
     /// # Errors
     /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`; `Busy` during a repair.
@@ -101,7 +102,7 @@ impl LocalPool {
             state.create(volume, id, name, size, now, options);
             volume
         };
-        let open = LocalVolume::new(self.core.clone(), Opened::Volume(volume), name.to_owned());
+        let open = LocalVolume::new(self.core.clone(), Opened::Volume(volume), name.to_owned(), None);
         self.core.flush().await?;
         Ok(open)
     }
@@ -109,18 +110,21 @@ impl LocalPool {
     /// Opens a volume, or a snapshot for reading.
     ///
     /// # Errors
-    /// `NotFound`; `Busy` during a repair.
+    /// `NotFound`; `Busy` during a repair, or for a volume that is filling and that nobody fills (see [`LocalPool::set_filler`]).
     pub fn open(&self, target: &Target) -> Result<LocalVolume> {
         self.not_repairing()?;
-        let opened = {
+        let (opened, gate) = {
             let state = self.core.state.borrow();
             let volume = state.lineage.require_volume(&target.volume)?;
             match &target.snapshot {
-                None => Opened::Volume(volume.volume),
-                Some(name) => Opened::Snapshot(state.lineage.require_snapshot(volume, name)?.id),
+                None if volume.options.filling => {
+                    (Opened::Volume(volume.volume), Some(self.core.gates.of(volume.volume, &volume.name)?))
+                }
+                None => (Opened::Volume(volume.volume), None),
+                Some(name) => (Opened::Snapshot(state.lineage.require_snapshot(volume, name)?.id), None),
             }
         };
-        Ok(LocalVolume::new(self.core.clone(), opened, target.to_string()))
+        Ok(LocalVolume::new(self.core.clone(), opened, target.to_string(), gate))
     }
 
     /// All volumes, by name.
@@ -221,13 +225,14 @@ impl LocalPool {
     /// Grows a volume, also while it is in use.
     ///
     /// # Errors
-    /// `Invalid` for a size out of range or smaller than the present one, `NotFound`, `NoSpace`, `ReadOnly`.
+    /// `Invalid` for a size out of range or smaller than the present one, `Busy` while it fills, `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn resize(&self, volume: &str, size: u64) -> Result<VolumeInfo> {
         self.admit(Need::Change).await?;
         check_size(size)?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
+            version.not_filling("resize it")?;
             let (id, old, volume_id) = (version.id, version.size, version.volume);
             if size < old {
                 return Err(invalid(format!(
@@ -243,7 +248,7 @@ impl LocalPool {
         self.brief_of(volume_id)
     }
 
-    /// Changes a volume's options, also while it is in use.
+    /// Changes a volume's options, also while it is in use. Whether it is filling stays as it is.
     ///
     /// # Errors
     /// `NotFound`, `ReadOnly`.
@@ -253,6 +258,7 @@ impl LocalPool {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
             let (live, id) = (version.id, version.volume);
+            let options = VolumeOptions { filling: version.options.filling, ..options };
             state.set_options(live, options);
             id
         };
@@ -297,6 +303,8 @@ impl LocalPool {
             }
             let mut names: Vec<String> = snapshots.into_iter().map(|(_, n)| n).collect();
             names.push(name.to_owned());
+            drop(state);
+            self.core.gates.fall(volume);
             names
         };
         self.core.flush().await?;
@@ -331,7 +339,7 @@ impl LocalPool {
     /// hold data in `to`, `Hole` ranges held data in `from` only. Works between any two versions and costs what differs.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt`, `Io`.
+    /// `NotFound`, `Corrupt`, `Io`; `Busy` for a volume that is filling.
     pub async fn diff(&self, from: Option<&Target>, to: &Target, offset: u64) -> Result<ExtentPage> {
         let (old, new, size) = {
             let state = self.core.state.borrow();

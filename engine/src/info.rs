@@ -15,12 +15,16 @@ pub enum SyncMode {
     Never,
 }
 
-/// Options of a volume that can be chosen when it is made.
+/// Options of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VolumeOptions {
     /// When writes reach stable storage.
     pub sync: SyncMode,
+    /// Its content is still on its way from a backup: what it does not hold yet reads as zeros to nobody but its filler. Chosen when the
+    /// volume is made; ended by [`LocalPool::filled`](crate::LocalPool::filled) and by nothing else.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
+    pub filling: bool,
 }
 
 /// A volume. Sizes in bytes.

@@ -19,10 +19,12 @@ mod checkpoint;
 mod commit;
 mod core;
 mod error;
+mod filling;
 mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod gather;
 mod handle;
 mod info;
@@ -53,7 +55,8 @@ mod volume;
 pub use admin::{LocalPool, MAX_VOLUME, MIN_VOLUME};
 pub use async_task::Task;
 pub use error::{Error, ErrorKind, Result};
-pub use handle::{Pool, Volume};
+pub use gate::Filler;
+pub use handle::{FillRequest, FillRequests, Pool, Volume};
 pub use info::{
     CheckReport, Event, Extent, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, SyncMode, VolumeInfo, VolumeOptions,
 };

@@ -30,6 +30,7 @@ use crate::{
         pointer::Pointer,
         superblock::{MARGIN, Superblock, slot_block},
     },
+    gate::Gates,
     gather::Gather,
     journal::{Pending, Ring},
     options::{MIN_POOL, OpenOptions, PoolOptions, StorageKind},
@@ -322,6 +323,7 @@ fn build(
         gather: RefCell::new(Gather::default()),
         commit: RefCell::new(commit),
         attached: RefCell::new(Attached::default()),
+        gates: Gates::default(),
         signals: Signals::default(),
         limits: Limits {
             dirty_bytes: options.dirty_bytes.clamp(4 * MIB, 64 * GIB),

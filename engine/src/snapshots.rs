@@ -73,7 +73,7 @@ impl LocalPool {
     /// Takes snapshots of one or several volumes at one moment, in one commit. Costs the same whatever the volumes hold.
     ///
     /// # Errors
-    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`; then none was taken.
+    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`, `Busy` for a volume that is filling; then none was taken.
     pub async fn snapshot(&self, targets: &[Target]) -> Result<Vec<SnapshotInfo>> {
         if targets.is_empty() {
             return Err(invalid("name at least one VOLUME@SNAPSHOT"));
@@ -87,6 +87,7 @@ impl LocalPool {
                 let name = target.require_snapshot()?;
                 check_name("snapshot", name)?;
                 let volume = state.lineage.require_volume(&target.volume)?;
+                volume.not_filling("take the snapshot")?;
                 if state.lineage.snapshot_named(volume.volume, name).is_some() {
                     return Err(exists(format!("{target} exists already")));
                 }
@@ -132,7 +133,7 @@ impl LocalPool {
     /// Makes a volume that starts as a snapshot, independent from the first moment; `size` may be larger.
     ///
     /// # Errors
-    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`.
+    /// `Exists`, `NotFound`, `Invalid`, `NoSpace`, `ReadOnly`; `Busy` for a volume that is filling.
     pub async fn clone_volume(&self, snapshot: &Target, name: &str, size: Option<u64>) -> Result<VolumeInfo> {
         check_name("volume", name)?;
         let _name = snapshot.require_snapshot()?;
@@ -141,6 +142,7 @@ impl LocalPool {
         let volume = {
             let now = self.core.reactor.unix_ms();
             let mut state = self.core.state.borrow_mut();
+            state.lineage.require_volume(&snapshot.volume)?.not_filling("clone a snapshot of it")?;
             let id = state.lineage.resolve(snapshot)?;
             let Some(origin) = state.lineage.get(id) else { return Err(not_found(format!("{snapshot} is gone"))) };
             let size = size.unwrap_or(origin.size);
@@ -164,13 +166,14 @@ impl LocalPool {
     /// Sets a volume's content and size back to one of its snapshots. The snapshots stay, newer ones too.
     ///
     /// # Errors
-    /// `Busy` while the volume is open, unless `force`; `NotFound`, `NoSpace`, `ReadOnly`.
+    /// `Busy` while the volume is open, unless `force`, and while it fills; `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
         self.admit(Need::New(1)).await?;
         self.has_epochs()?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let live = state.lineage.require_volume(volume)?;
+            live.not_filling("revert it")?;
             let (live_id, volume_id) = (live.id, live.volume);
             let snapshot_id = state.lineage.require_snapshot(live, snapshot)?.id;
             if !force {

@@ -48,11 +48,19 @@ const NEVER: u64 = u64::MAX;
 
 /// Sectors and the values they may have. One that is not listed is zero.
 #[derive(Clone, Default, Debug)]
-struct Content(BTreeMap<u64, Vec<Value>>);
+struct Content {
+    sectors: BTreeMap<u64, Vec<Value>>,
+    /// A snapshot is being taken: it is of some moment of the call, so values that were replaced meanwhile count.
+    freezing: bool,
+    /// A revert under way, since when: sectors that were zero before and in the snapshot may be zero again.
+    reverting: Option<u64>,
+}
 
 impl Content {
     fn list(&mut self, sector: u64) -> &mut Vec<Value> {
-        self.0.entry(sector).or_insert_with(|| vec![Value { value: 0, start: 0, end: 0, replaced: NEVER }])
+        let zero = Value { value: 0, start: 0, end: 0, replaced: NEVER };
+        let reverted = self.reverting.map(|start| Value { start, end: NEVER, ..zero });
+        self.sectors.entry(sector).or_insert_with(|| [zero].into_iter().chain(reverted).collect())
     }
 
     fn begin(&mut self, sectors: std::ops::Range<u64>, value: u64, now: u64) {
@@ -75,33 +83,48 @@ impl Content {
 
     /// What was replaced before a commit cannot come back.
     fn committed(&mut self, at: u64) {
-        for list in self.0.values_mut().filter(|list| list.len() > 1) {
+        if self.freezing {
+            return;
+        }
+        for list in self.sectors.values_mut().filter(|list| list.len() > 1) {
             list.retain(|v| v.replaced >= at);
         }
     }
 
-    /// The present values, as the content of a snapshot.
-    fn frozen(&self, now: u64) -> Self {
-        let keep = |v: &&Value| v.replaced == NEVER;
-        let fix = |v: &Value| Value { start: now, end: now, ..*v };
-        Self(self.0.iter().map(|(s, l)| (*s, l.iter().filter(keep).map(fix).collect())).collect())
+    /// What a snapshot of some moment since then holds.
+    fn frozen(&self, since: u64, now: u64) -> Self {
+        let keep = |v: &&Value| v.replaced >= since;
+        let fix = |v: &Value| Value { start: now, end: now, replaced: NEVER, ..*v };
+        let sectors = self.sectors.iter().map(|(s, l)| (*s, l.iter().filter(keep).map(fix).collect())).collect();
+        Self { sectors, ..Self::default() }
     }
 
-    fn reverted(&mut self, to: &Self, now: u64) {
-        let sectors: Vec<u64> = self.0.keys().chain(to.0.keys()).copied().collect();
+    fn begin_revert(&mut self, to: &Self, start: u64) {
+        let sectors: Vec<u64> = self.sectors.keys().chain(to.sectors.keys()).copied().collect();
         for sector in sectors {
-            let zero = [Value { value: 0, start: now, end: now, replaced: NEVER }];
-            let back: Vec<Value> = to.0.get(&sector).map_or(&zero[..], Vec::as_slice).to_vec();
+            let zero = [Value { value: 0, start, end: NEVER, replaced: NEVER }];
+            let back = to.sectors.get(&sector).map_or(&zero[..], Vec::as_slice);
             let list = self.list(sector);
-            for v in list.iter_mut().filter(|v| v.end < now) {
+            if !list.iter().any(|v| v.start == start) {
+                list.extend(back.iter().map(|v| Value { start, end: NEVER, ..*v }));
+            }
+        }
+        self.reverting = Some(start);
+    }
+
+    fn end_revert(&mut self, start: u64, now: u64) {
+        self.reverting = None;
+        for v in self.sectors.values_mut().flatten() {
+            if v.start == start {
+                v.end = now;
+            } else if v.end < start {
                 v.replaced = v.replaced.min(now);
             }
-            list.extend(back.iter().map(|v| Value { start: now, end: now, ..*v }));
         }
     }
 
     fn allows(&self, sector: u64, value: u64, since: u64) -> bool {
-        match self.0.get(&sector) {
+        match self.sectors.get(&sector) {
             Some(list) => list.iter().any(|v| v.value == value && v.replaced >= since),
             None => value == 0,
         }
@@ -158,7 +181,7 @@ fn verify(what: &str, content: &Content, first: u64, data: &[u8], since: u64) {
         assert!(
             content.allows(sector, value, since),
             "{what}: sector {sector} holds {value}, allowed since {since}: {:?}",
-            content.0.get(&sector)
+            content.sectors.get(&sector)
         );
     }
 }
@@ -220,7 +243,7 @@ impl World {
         let whole = kind == 9 && to - from > 100_000;
         if whole {
             // Only what is known counts; everything else is zero anyway.
-            let known: Vec<u64> = vol.content.borrow().0.keys().copied().filter(|s| (from..to).contains(s)).collect();
+            let known: Vec<u64> = vol.content.borrow().sectors.keys().copied().filter(|s| (from..to).contains(s)).collect();
             for &s in &known {
                 vol.content.borrow_mut().begin(s..s + 1, 0, start);
             }
@@ -273,10 +296,13 @@ impl World {
             return;
         }
         let name = self.name("s");
-        let content = vol.content.borrow().frozen(self.now());
         let size = vol.open.size();
         let target = Target { volume: vol.name.clone(), snapshot: Some(name.clone()) };
+        let since = self.now();
+        vol.content.borrow_mut().freezing = true;
         let _taken = self.pool.snapshot(&[target]).await.unwrap();
+        vol.content.borrow_mut().freezing = false;
+        let content = vol.content.borrow().frozen(since, self.now());
         vol.snapshots.borrow_mut().push(Rc::new(Frozen { name, size, content }));
     }
 
@@ -317,7 +343,7 @@ impl World {
         let from = Target { volume: vol.name.clone(), snapshot: Some(s.name.clone()) };
         let _info = self.pool.clone_volume(&from, &name, None).await.unwrap();
         let open = self.pool.open(&name.parse().unwrap()).unwrap();
-        let content = RefCell::new(s.content.frozen(self.now()));
+        let content = RefCell::new(s.content.frozen(0, self.now()));
         let vol =
             Vol { name, size: Cell::new(s.size), open, content, snapshots: RefCell::default(), busy: Cell::new(false) };
         self.volumes.borrow_mut().push(Rc::new(vol));
@@ -343,9 +369,10 @@ impl World {
 
     async fn revert(&self, vol: &Vol, rng: &mut Rng) {
         let Some(s) = self.any_snapshot(vol, rng) else { return };
-        let now = self.now();
-        vol.content.borrow_mut().reverted(&s.content, now);
+        let start = self.now();
+        vol.content.borrow_mut().begin_revert(&s.content, start);
         let _info = self.pool.revert(&vol.name, &s.name, true).await.unwrap();
+        vol.content.borrow_mut().end_revert(start, self.now());
     }
 
     async fn resize(&self, vol: &Vol, rng: &mut Rng) {
@@ -388,7 +415,7 @@ impl World {
                 let sectors = open.size().await.unwrap() / SECTOR;
                 let content = vol.content.borrow();
                 let mut at = 0;
-                while let Some((&first, _)) = content.0.range(at..).next() {
+                while let Some((&first, _)) = content.sectors.range(at..).next() {
                     if first >= sectors {
                         break;
                     }

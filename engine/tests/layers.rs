@@ -24,11 +24,13 @@ const LAYERS: &[&[&str]] = &[
     &["journal"],
     &["sweep"],
     &["state"],
+    &["gate"],
     // The open pool: what is shared, and the tasks that keep it going.
     &["core", "gather", "commit", "checkpoint", "background", "replay"],
     &["volume"],
     &["admin"],
     &["snapshots"],
+    &["filling"],
     &["check"],
     &["recover"],
     &["repair"],

@@ -251,7 +251,7 @@ async fn both_ways_agree() {
     let near = Client::in_process(state);
     assert!(status.served && status.pid == std::process::id() && status.pool == site.pool.path().display().to_string());
 
-    let options = VolumeOptions { sync: SyncMode::Never };
+    let options = VolumeOptions { sync: SyncMode::Never, ..VolumeOptions::default() };
     let made = far.create_volume("v", 16 * MIB, options.clone()).await.unwrap();
     assert_eq!(near.volume("v", false).await.unwrap(), made);
     assert_eq!(made.options, options);

@@ -50,29 +50,28 @@ pub(crate) enum Record<'a> {
     Counted { version: VersionId, blocks: u64 },
 }
 
-fn put_options(out: &mut Vec<u8>, options: &VolumeOptions) {
-    out.put_u8(sync_code(options.sync));
-}
+/// The bit of the options' byte that says that a volume is filling.
+const FILLING: u8 = 0x80;
 
-pub(crate) fn sync_code(sync: SyncMode) -> u8 {
-    match sync {
+/// A volume's options, as records and the version table have them.
+pub(crate) fn options_code(options: &VolumeOptions) -> u8 {
+    let sync = match options.sync {
         SyncMode::Always => 1,
         SyncMode::Flush => 2,
         SyncMode::Never => 3,
-    }
+    };
+    if options.filling { sync | FILLING } else { sync }
 }
 
-pub(crate) fn sync_mode(code: u8) -> Option<SyncMode> {
-    match code {
-        1 => Some(SyncMode::Always),
-        2 => Some(SyncMode::Flush),
-        3 => Some(SyncMode::Never),
-        _ => None,
-    }
-}
-
-fn options(r: &mut Reader<'_>) -> Option<VolumeOptions> {
-    Some(VolumeOptions { sync: sync_mode(r.u8()?)? })
+/// The options of a byte; `None` for one with bits that mean nothing.
+pub(crate) fn options_of(code: u8) -> Option<VolumeOptions> {
+    let sync = match code & !FILLING {
+        1 => SyncMode::Always,
+        2 => SyncMode::Flush,
+        3 => SyncMode::Never,
+        _ => return None,
+    };
+    Some(VolumeOptions { sync, filling: code & FILLING != 0 })
 }
 
 impl<'a> Record<'a> {
@@ -98,7 +97,7 @@ impl<'a> Record<'a> {
                 out.put_u64(version.0);
                 out.put_u64(*created_ms);
                 out.put_u64(*size);
-                put_options(out, options);
+                out.put_u8(options_code(options));
                 out.put_string(name);
             }
             Self::Snapshot { live, frozen, created_ms, last, name } => {
@@ -116,7 +115,7 @@ impl<'a> Record<'a> {
                 out.put_u64(version.0);
                 out.put_u64(*created_ms);
                 out.put_u64(*size);
-                put_options(out, options);
+                out.put_u8(options_code(options));
                 out.put_string(name);
             }
             Self::Revert { live, snapshot, version } => {
@@ -134,7 +133,7 @@ impl<'a> Record<'a> {
             Self::Options { version, options } => {
                 out.put_u8(9);
                 out.put_u64(version.0);
-                put_options(out, options);
+                out.put_u8(options_code(options));
             }
             Self::Delete { version } => {
                 out.put_u8(10);
@@ -181,7 +180,7 @@ impl<'a> Record<'a> {
             6 => Self::Revert { live: version, snapshot: VersionId(r.u64()?), version: VersionId(r.u64()?) },
             7 => Self::Resize { version, size: r.u64()? },
             8 => Self::Rename { version, name: r.string()? },
-            9 => Self::Options { version, options: options(r)? },
+            9 => Self::Options { version, options: options_of(r.u8()?)? },
             10 => Self::Delete { version },
             11 => Self::Walked { version, to: r.u64()? },
             12 => Self::Prune { version },
@@ -197,7 +196,7 @@ impl<'a> Record<'a> {
         let version = VersionId(r.u64()?);
         let created_ms = r.u64()?;
         let size = r.u64()?;
-        let options = options(r)?;
+        let options = options_of(r.u8()?)?;
         let name = r.string()?;
         Some(match snapshot {
             Some(snapshot) => Self::Clone { snapshot, volume, version, created_ms, size, options, name },
@@ -219,7 +218,7 @@ mod tests {
     #[test]
     fn every_record_round_trips_and_none_survives_truncation() {
         let v = VersionId(5);
-        let options = VolumeOptions { sync: SyncMode::Always };
+        let options = VolumeOptions { sync: SyncMode::Always, filling: true };
         let records = [
             Record::Write {
                 version: v,
@@ -265,6 +264,15 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(Record::decode(&mut Reader::new(&bytes[..cut])), None, "{record:?} cut at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn an_options_byte_says_all_or_is_refused() {
+        let known: Vec<u8> = (0..=u8::MAX).filter(|code| options_of(*code).is_some()).collect();
+        assert_eq!(known, [0x01, 0x02, 0x03, 0x81, 0x82, 0x83]);
+        for code in known {
+            assert_eq!(options_of(code).map(|o| options_code(&o)), Some(code));
         }
     }
 }

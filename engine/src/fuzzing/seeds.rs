@@ -138,7 +138,7 @@ impl Script {
 
 fn journal_seeds() -> Vec<Seed> {
     let v = VersionId(5);
-    let options = || VolumeOptions { sync: SyncMode::Always };
+    let options = || VolumeOptions { sync: SyncMode::Always, ..VolumeOptions::default() };
     let create = Record::Create {
         volume: VolumeId(1),
         version: v,
@@ -188,7 +188,12 @@ fn journal_seeds() -> Vec<Seed> {
         ("large_numbers", Script::new(3, 0, 0xfe).group(0, 0xfe, one).group(1, 0xff, one)),
     ];
     let named = scripts.into_iter().map(|(name, script)| ("journal", name, script.0));
-    let foreign = [("no_record", no_record()), ("neither_last_nor_not", neither_last_nor_not())];
+    let foreign = [
+        ("no_record", no_record()),
+        ("neither_last_nor_not", neither_last_nor_not()),
+        ("filling_and_filled", filling(0x81)),
+        ("options_without_a_meaning", filling(0xc1)),
+    ];
     named.chain(foreign.map(|(name, script)| ("journal", name, script))).collect()
 }
 
@@ -205,6 +210,18 @@ fn neither_last_nor_not() -> Vec<u8> {
     let mut script = Script::new(2, 0, 1).group(0, 1, &[snapshot]).0;
     if let Some(last) = script.iter().rposition(|&byte| byte == 1) {
         script[last] = 2;
+    }
+    script
+}
+
+/// A volume is made with an options byte, and later is full.
+fn filling(code: u8) -> Vec<u8> {
+    let (version, options) = (VersionId(5), VolumeOptions { sync: SyncMode::Always, filling: true });
+    let full = VolumeOptions { filling: false, ..options.clone() };
+    let create = Record::Create { volume: VolumeId(1), version, created_ms: 3, size: 1 << 20, options, name: "db" };
+    let mut script = Script::new(8, 0, 1).group(0, 1, &[create, Record::Options { version, options: full }]).0;
+    if let Some(byte) = script.iter_mut().find(|byte| **byte == 0x81) {
+        *byte = code;
     }
     script
 }
@@ -226,6 +243,8 @@ fn table_seeds() -> Vec<Seed> {
         version(4, State::Snapshot, Some(1)),
         version(5, State::Detached, None),
     ];
+    let mut filling = live.clone();
+    filling.options.filling = true;
     let mut reach = Reach::new(PIECE_BLOCKS);
     for (start, len) in [(0, 1), (63, 2), (1088, 640), (PIECE_BLOCKS - 1, 1)] {
         let _new = reach.add(Run { start, len });
@@ -243,6 +262,7 @@ fn table_seeds() -> Vec<Seed> {
         ("table", "page_with_every_state", with(0, &encode_page(&states))),
         ("table", "page_with_impossible_parents", with(0, &encode_page(&ancestors)[..512])),
         ("table", "page_with_one_version", with(0, &encode_page(std::slice::from_ref(&live))[..128])),
+        ("table", "page_with_a_volume_that_is_filling", with(0, &encode_page(&[filling])[..128])),
         ("table", "page_without_versions", with(0, &encode_page(&[])[..16])),
         ("table", "page_with_one_version_twice", with(0, &encode_page(&[live.clone(), live])[..256])),
         ("table", "piece_of_the_map", with(1, &piece)),

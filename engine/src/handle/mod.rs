@@ -3,6 +3,7 @@
 //! Each call is a job posted to the pool's reactor thread; the answer comes back through a one-shot channel. A call that is dropped
 //! before its answer still runs to its end, but for a check, which is of use to nobody then.
 
+mod filling;
 mod upkeep;
 mod volume;
 
@@ -34,6 +35,7 @@ use crate::{
     storage::wake::Waker,
     volume::LocalVolume,
 };
+pub use filling::{FillRequest, FillRequests};
 use volume::Handle;
 pub use volume::Volume;
 
@@ -457,7 +459,9 @@ fn run_reactor(opening: Opening, shared: &Arc<Shared>, ready: oneshot::Sender<Re
         .detach();
     reactor.run();
     OPEN.with_borrow_mut(FxHashMap::clear);
-    drop(LOCAL.take());
+    if let Some(pool) = LOCAL.take() {
+        pool.core.gates.clear();
+    }
     drop(reactor);
     drop(lock);
 }

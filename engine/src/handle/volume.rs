@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use super::{Inner, Kept, kept};
 use crate::{
     error::{Result, closed},
-    info::{ExtentPage, SnapshotInfo},
+    info::{ExtentPage, SnapshotInfo, VolumeInfo},
     names::Target,
     storage::buffer::IoBuf,
     volume::LocalVolume,
@@ -110,6 +110,16 @@ impl Volume {
     /// See [`LocalVolume::extents`].
     pub async fn extents(&self, offset: u64, length: u64) -> Result<ExtentPage> {
         self.call(move |v| async move { v.extents(offset, length).await }).await
+    }
+
+    /// This volume, which was opened to be filled, holds all of its content.
+    ///
+    /// # Errors
+    /// See [`LocalPool::filled`](crate::LocalPool::filled).
+    pub async fn filled(&self) -> Result<VolumeInfo> {
+        let id = self.inner.kept.id;
+        let full = self.inner.pool.run(move |pool| async move { pool.finish_filling(kept(id)?.volume()?).await });
+        full.await?
     }
 
     /// Takes a snapshot of this volume.

@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use layout::Layout;
 
 use crate::{
-    error::{Result, not_found},
+    error::{Result, busy, not_found},
     format::pointer::{Place, Pointer},
     info::VolumeOptions,
     names::Target,
@@ -113,6 +113,17 @@ impl Version {
 
     pub(crate) fn blocks(&self) -> u64 {
         blocks_for(self.size)
+    }
+
+    /// What takes all of a volume's content has to wait until it is there.
+    pub(crate) fn not_filling(&self, what: &str) -> Result<()> {
+        if self.options.filling {
+            return Err(busy(format!(
+                "volume {:?} is being filled from a backup: wait until it is full, then {what}",
+                self.name
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -271,11 +282,11 @@ impl Lineage {
             .ok_or_else(|| not_found(format!("volume {:?} has no snapshot {name:?}", volume.name)))
     }
 
-    /// The version that a target names.
+    /// The version that a target names, with all of its content.
     pub(crate) fn resolve(&self, target: &Target) -> Result<VersionId> {
         let volume = self.require_volume(&target.volume)?;
         match &target.snapshot {
-            None => Ok(volume.id),
+            None => volume.not_filling("compare it").map(|()| volume.id),
             Some(name) => self.require_snapshot(volume, name).map(|v| v.id),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! page:   number of records (u16), then the records, then zeros
-//! record: length of the rest (u16), id, volume, parent (u64 each, parent 0: none), state (u8), sync (u8), depth (u8), flags (u8: 1 recount),
+//! record: length of the rest (u16), id, volume, parent (u64 each, parent 0: none), state (u8), options (u8), depth (u8), flags (u8: 1 recount),
 //!         epoch (u32), floor (u32), size (u64), root (16), data blocks (u64), cursor (u64), deletion number (u64),
 //!         created (u64), name (u16 length + UTF-8)
 //! ```
@@ -13,7 +13,7 @@ use crate::{
     format::{
         bytes::{Put, Reader},
         pointer::Pointer,
-        record::{sync_code, sync_mode},
+        record::{options_code, options_of},
     },
     storage::buffer::IoBuf,
     units::{BLOCK_SIZE, Epoch, VersionId, VolumeId},
@@ -60,7 +60,7 @@ pub(crate) fn encode_page(versions: &[Version]) -> IoBuf {
         out.put_u64(v.volume.0);
         out.put_u64(v.parent.map_or(0, |p| p.0));
         out.put_u8(state_code(v.state));
-        out.put_u8(sync_code(v.options.sync));
+        out.put_u8(options_code(&v.options));
         out.put_u8(v.depth as u8);
         out.put_u8(u8::from(v.recount));
         out.put_u32(v.epoch.0);
@@ -98,7 +98,7 @@ fn decode_version(r: &mut Reader<'_>) -> Option<Version> {
     let volume = VolumeId(r.u64()?);
     let parent = Some(r.u64()?).filter(|&p| p != 0).map(VersionId);
     let state = state(r.u8()?)?;
-    let sync = sync_mode(r.u8()?)?;
+    let options = options_of(r.u8()?)?;
     let depth = u32::from(r.u8()?);
     let recount = r.u8()? & 1 != 0;
     let epoch = Epoch(r.u32()?);
@@ -110,7 +110,7 @@ fn decode_version(r: &mut Reader<'_>) -> Option<Version> {
         volume,
         parent,
         state,
-        options: crate::info::VolumeOptions { sync },
+        options,
         depth,
         recount,
         epoch,
@@ -144,6 +144,7 @@ mod tests {
     fn pages_round_trip_and_nonsense_is_refused() {
         let mut v = Version::new_volume(VersionId(3), VolumeId(2), "some-volume", 1 << 30, 17, Default::default());
         v.parent = Some(VersionId(1));
+        v.options.filling = true;
         let page = encode_page(&[v.clone(), v.clone()]);
         let back = decode_page(&page, 0).unwrap();
         assert_eq!(back.len(), 2);

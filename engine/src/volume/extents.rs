@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl LocalVolume {
-    /// What a range holds: a page of extents that starts at `offset` and covers everything up to `next`.
+    /// What a range holds: a page of extents that starts at `offset` and covers everything up to `next`. While the volume fills, all is
+    /// data to its users; its filler sees what is there.
     ///
     /// # Errors
     /// `Invalid` for a range outside, `Corrupt` for damaged metadata, `Io`.
@@ -35,6 +36,11 @@ impl LocalVolume {
 
     async fn covering(&self, old: Option<VersionId>, offset: u64, length: u64) -> Result<ExtentPage> {
         let end = offset + length;
+        if self.is_gated() {
+            let mut page = ExtentPage { extents: Vec::new(), next: None };
+            push(&mut page.extents, offset, end, ExtentKind::Data);
+            return Ok(page);
+        }
         let new = || self.with_version(|v| v.id);
         let (changes, reached) = changes(self.core(), old, new, offset / BLOCK, blocks_for(end)).await?;
         let reached = (reached * BLOCK).min(end);

@@ -4,6 +4,7 @@
 //! Blocks are the unit of atomicity: of two overlapping writes in flight, each block ends up as one or the other.
 
 mod extents;
+mod gated;
 mod read;
 
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use crate::{
     core::Core,
     error::{Result, invalid, not_found, read_only},
     format::pointer::Pointer,
+    gate::Gate,
     gather::Reserved,
     info::SyncMode,
     sabotage::{Sabotage, broken},
@@ -41,6 +43,8 @@ struct Attachment {
     core: Rc<Core>,
     opened: Opened,
     name: String,
+    /// Of a volume that was filling when it was opened, unless its filler opened it.
+    gate: Option<Rc<Gate>>,
 }
 
 impl Drop for Attachment {
@@ -87,7 +91,7 @@ impl Drop for BlockLock<'_> {
 }
 
 impl LocalVolume {
-    pub(crate) fn new(core: Rc<Core>, opened: Opened, name: String) -> Self {
+    pub(crate) fn new(core: Rc<Core>, opened: Opened, name: String, gate: Option<Rc<Gate>>) -> Self {
         {
             let mut attached = core.attached.borrow_mut();
             *match opened {
@@ -95,7 +99,7 @@ impl LocalVolume {
                 Opened::Snapshot(id) => attached.snapshots.entry(id).or_default(),
             } += 1;
         }
-        Self { attachment: Rc::new(Attachment { core, opened, name }) }
+        Self { attachment: Rc::new(Attachment { core, opened, name, gate }) }
     }
 
     fn core(&self) -> &Rc<Core> {
@@ -106,6 +110,11 @@ impl LocalVolume {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.attachment.name
+    }
+
+    /// The volume that it is, or belongs to.
+    pub(crate) fn volume(&self) -> Result<VolumeId> {
+        self.with_version(|v| v.volume)
     }
 
     /// The volume's name now: it may have been renamed.
@@ -168,9 +177,10 @@ impl LocalVolume {
     /// `Invalid`, `ReadOnly`, `NoSpace` (nothing was changed for the blocks that found no room), `Io`.
     pub async fn write(&self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
         let volume = self.check_writable()?;
-        self.check_range("write", offset, data.len() as u64)?;
-        self.core().admit().await?;
         let length = data.len() as u64;
+        self.check_range("write", offset, length)?;
+        self.fill(offset, offset + length).await?;
+        self.core().admit().await?;
         if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
             self.write_blocks(volume, offset / BLOCK, Rc::new(data)).await?;
         } else {
@@ -230,7 +240,7 @@ impl LocalVolume {
             let expected = pointers.first().copied().unwrap_or(Pointer::HOLE);
             let crc = crc32fast::hash(&buf).to_le_bytes();
             let mut reserved = Reserved::new(&core);
-            if !is_zero(&buf) {
+            if !is_zero(&buf) || self.is_gated() && !expected.is_hole() {
                 let purpose = self.purpose(block, 1).await?;
                 reserved = core
                     .write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose, self.nodes_for(block, 1))
@@ -376,6 +386,9 @@ impl LocalVolume {
 
     /// Whole blocks from block `start` up to the byte `end` become holes; returns the block behind them.
     async fn clear(&self, volume: VolumeId, start: u64, end: u64) -> Result<u64> {
+        if self.is_gated() {
+            return self.clear_gated(volume, start, end).await;
+        }
         let core = self.core();
         let mut at = start;
         let mut steps = 0u32;
@@ -411,26 +424,32 @@ impl LocalVolume {
         if core.room_for_metadata(Need::Nodes).await? { Ok(()) } else { Err(core.full()) }
     }
 
-    /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone.
+    /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone. While the
+    /// volume fills, what it holds becomes zeros instead, and no space comes free.
     ///
     /// # Errors
     /// As [`LocalVolume::write`].
     pub async fn discard(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         let volume = self.check_writable()?;
         self.check_range("discard", offset, length)?;
+        if self.is_gated() {
+            let end = self.with_version(|v| end_of_whole_blocks(v, offset + length))?;
+            self.fill(blocks_for(offset) * BLOCK, end * BLOCK).await?;
+        }
         self.core().admit().await?;
         let _end = self.clear(volume, blocks_for(offset), offset + length).await?;
         self.core().commit_if_large();
         self.commit_if(fua).await
     }
 
-    /// The range reads as zeros afterwards; whole blocks become holes.
+    /// The range reads as zeros afterwards; whole blocks become holes, unless the volume fills.
     ///
     /// # Errors
     /// As [`LocalVolume::write`].
     pub async fn write_zeroes(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         let volume = self.check_writable()?;
         self.check_range("write of zeros", offset, length)?;
+        self.fill(offset, offset + length).await?;
         self.core().admit().await?;
         let (start, end) = (blocks_for(offset), offset + length);
         let zeros = [0; BLOCK_SIZE];

@@ -19,6 +19,7 @@ impl LocalVolume {
     /// `Invalid` for a range that is unaligned or outside, `Corrupt` for a block that fails its checksum, `Io`.
     pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
         self.check_range("read", offset, length as u64)?;
+        self.fill(offset, offset + length as u64).await?;
         if length as u64 <= PIECE {
             return self.read_piece(offset, length).await;
         }

@@ -47,7 +47,7 @@ fn told(output: &Output, volume: &VolumeInfo, text: String) -> Result<(), Failur
 }
 
 async fn create(session: &Session, args: CreateVolume, output: &Output) -> Result<(), Failure> {
-    let options = VolumeOptions { sync: args.sync.into() };
+    let options = VolumeOptions { sync: args.sync.into(), ..VolumeOptions::default() };
     let volume = session.client().create_volume(&args.name, args.size, options).await?;
     let text = format!("created volume {}: {}", volume.name, Bytes(volume.size));
     output.result(&volume, text)

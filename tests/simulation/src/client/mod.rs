@@ -290,7 +290,11 @@ impl Client {
         let sync = sync[self.below(5) as usize];
         let name = self.name("v");
         let effect = Effect::Create { name: name.clone(), size, sync };
-        self.versions(effect, self.pool().create_volume(&name, size, VolumeOptions { sync })).await
+        self.versions(
+            effect,
+            self.pool().create_volume(&name, size, VolumeOptions { sync, ..VolumeOptions::default() }),
+        )
+        .await
     }
 
     fn live_of(&self, volume: &str) -> (u64, SyncMode) {
