@@ -88,6 +88,12 @@ pub(crate) fn new_master() -> [u8; 32] {
 }
 
 impl Secret {
+    /// A key of 64 hexadecimal digits; `None` if the text is something else.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        from_hex(text)?.try_into().ok().map(Self::Key)
+    }
+
     /// A secret that a user may choose.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ fn rules(conn: &Connection) -> Rules {
         style: conn.style,
         // The current size: the volume may have grown since the client was told.
         size: conn.volume.size(),
-        read_only: conn.volume.is_read_only(),
+        read_only: conn.is_read_only(),
         max_request: conn.options.max_request,
         contexts: !conn.contexts.is_empty(),
     }
@@ -193,7 +193,7 @@ fn finish(conn: &Connection, id: RequestId, result: cairn_engine::Result<()>) {
 
 async fn flush(conn: Rc<Connection>, id: RequestId) {
     // A snapshot is on stable storage since it was taken.
-    let result = if conn.volume.is_read_only() { Ok(()) } else { conn.volume.flush().await };
+    let result = if conn.is_read_only() { Ok(()) } else { conn.volume.flush().await };
     finish(&conn, id, result);
 }
 

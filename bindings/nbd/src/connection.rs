@@ -74,6 +74,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.options.read_only || self.volume.is_read_only()
+    }
+
     pub(crate) fn new(
         transport: Transport,
         volume: LocalVolume,

@@ -6,6 +6,8 @@ use cairn_engine::{Error, ErrorKind, LocalPool, LocalVolume, Result, Target};
 /// What the pool holds, under the names `volume` and `volume@snapshot`.
 pub(crate) struct PoolExports {
     pool: LocalPool,
+    /// Volumes, too, can only be read.
+    read_only: bool,
 }
 
 /// A snapshot that a connection compares with. It is held open, so that it cannot be deleted meanwhile.
@@ -15,8 +17,8 @@ pub(crate) struct Base {
 }
 
 impl PoolExports {
-    pub(crate) fn new(pool: LocalPool) -> Self {
-        Self { pool }
+    pub(crate) fn new(pool: LocalPool, read_only: bool) -> Self {
+        Self { pool, read_only }
     }
 
     /// The default export: the pool's only volume.
@@ -53,7 +55,7 @@ impl Exports for PoolExports {
         Ok(Opened {
             name: target.to_string(),
             size: export.size(),
-            read_only: export.is_read_only(),
+            read_only: self.read_only || export.is_read_only(),
             description: description.to_owned(),
             export,
         })

@@ -99,6 +99,8 @@ pub struct Options {
     pub handshake_limit: Duration,
     /// How long [`Server::stop`](crate::Server::stop) waits for clients to take their last answers.
     pub stop_limit: Duration,
+    /// Whether clients may only read, whatever they are served.
+    pub read_only: bool,
 }
 
 impl Default for Options {
@@ -113,6 +115,7 @@ impl Default for Options {
             in_flight_bytes: 64 << 20,
             handshake_limit: Duration::from_secs(30),
             stop_limit: Duration::from_secs(5),
+            read_only: false,
         }
     }
 }

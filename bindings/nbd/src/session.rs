@@ -61,7 +61,7 @@ async fn shake_hands(
     input: &mut Input,
     record: &Record,
 ) -> io::Result<Option<Box<Agreed>>> {
-    let exports = PoolExports::new(server.pool.clone());
+    let exports = PoolExports::new(server.pool.clone(), server.options.read_only);
     let mut handshake = Handshake::new(exports, server.options.tls, server.options.max_request);
     let mut out = Vec::new();
     handshake.greet(&mut out);

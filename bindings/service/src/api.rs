@@ -10,6 +10,8 @@ use cairn_engine::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::backup::FillingVolume;
+
 /// Largest body of a data request or answer, in bytes: longer ranges take several requests.
 pub const MAX_BODY: usize = 8 << 20;
 
@@ -244,6 +246,9 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// Connected NBD clients.
     pub clients: Vec<NbdClient>,
+    /// Volumes that are being filled from backups.
+    #[serde(default)]
+    pub filling: Vec<FillingVolume>,
 }
 
 /// An address on which exports are offered.

@@ -2,6 +2,7 @@
 
 use axum::{Router, body::Body};
 use bytes::{Buf, Bytes, BytesMut};
+use cairn_backup::{Backup, Progress, Restored};
 use cairn_engine::{
     CheckReport, ErrorKind, ExtentPage, Pace, PoolStats, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress,
     ScrubStatus, SnapshotInfo, VolumeInfo, VolumeOptions,
@@ -32,6 +33,7 @@ use crate::{
         Events, Line, Listing, MAX_BODY, NumberedEvent, Rename, Resize, Revert, Scrub, Since, Snapshots, Status, Steps,
         Volumes,
     },
+    backup::{CreateBackup, FillingVolume, FillingVolumes, RestoreBackup},
     control, router,
 };
 
@@ -103,6 +105,27 @@ impl Client {
     pub async fn check(&self, read_data: bool, mut progress: impl FnMut(u64, u64)) -> Result<CheckReport> {
         let uri = with_query("/v1/pool/check", &Check { read_data })?;
         self.lines(Method::POST, uri, None, "check", |steps: Steps| progress(steps.done, steps.total)).await
+    }
+
+    /// Backs up a volume.
+    pub async fn create_backup(&self, request: &CreateBackup, progress: impl FnMut(Progress)) -> Result<Backup> {
+        self.lines(Method::POST, "/v1/backups".into(), Some(json(request)?), "backup", progress).await
+    }
+
+    /// Restores a backup.
+    pub async fn restore_backup(&self, request: &RestoreBackup, progress: impl FnMut(Progress)) -> Result<Restored> {
+        self.lines(Method::POST, "/v1/restores".into(), Some(json(request)?), "restore", progress).await
+    }
+
+    /// Makes a volume that has a backup's content from the start, and is filled in the background.
+    pub async fn restore_instantly(&self, request: &RestoreBackup) -> Result<FillingVolume> {
+        self.send(Method::POST, "/v1/restores/instant".into(), request).await
+    }
+
+    /// The volumes that are being filled.
+    pub async fn fillings(&self) -> Result<Vec<FillingVolume>> {
+        let answer: FillingVolumes = self.get("/v1/restores".into()).await?;
+        Ok(answer.filling)
     }
 
     /// Begins a scrub.

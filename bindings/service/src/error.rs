@@ -96,6 +96,23 @@ impl From<cairn_engine::Error> for Failure {
     }
 }
 
+impl From<cairn_backup::Error> for Failure {
+    fn from(error: cairn_backup::Error) -> Self {
+        use cairn_backup::ErrorKind as Kind;
+        let kind = match error.kind() {
+            Kind::Invalid | Kind::Key => ErrorKind::Invalid,
+            Kind::NotFound => ErrorKind::NotFound,
+            Kind::Exists => ErrorKind::Exists,
+            Kind::InUse => ErrorKind::Busy,
+            Kind::Corrupt => ErrorKind::Corrupt,
+            Kind::Unsupported => ErrorKind::Unsupported,
+            Kind::Cancelled => ErrorKind::Closed,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

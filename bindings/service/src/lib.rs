@@ -23,6 +23,7 @@
 //! ```
 
 pub mod api;
+pub mod backup;
 mod client;
 pub mod control;
 mod error;

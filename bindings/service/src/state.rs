@@ -7,7 +7,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-use crate::listeners::NbdListener;
+use crate::{Result, backup::Fillings, listeners::NbdListener};
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
@@ -15,6 +15,7 @@ pub struct State {
     pub(crate) pool: Pool,
     pub(crate) listeners: Option<Arc<[NbdListener]>>,
     pub(crate) since_ms: u64,
+    pub(crate) fillings: Fillings,
     stop: Arc<watch::Sender<bool>>,
 }
 
@@ -23,7 +24,7 @@ impl State {
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        Self { pool, listeners: None, since_ms, stop: Arc::new(watch::Sender::new(false)) }
+        Self { pool, listeners: None, since_ms, fillings: Fillings::default(), stop: Arc::new(watch::Sender::new(false)) }
     }
 
     /// For a server that offers the pool on these addresses.
@@ -31,6 +32,14 @@ impl State {
     pub fn serving(mut self, listeners: &[NbdListener]) -> Self {
         self.listeners = Some(listeners.into());
         self
+    }
+
+    /// Goes on with instant restores that were interrupted. Answers what cannot go on, and why.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub async fn resume_restores(&self) -> Result<Vec<String>> {
+        self.fillings.resume(&self.pool).await
     }
 
     /// Asks the server to stop, as `POST /v1/shutdown` does.

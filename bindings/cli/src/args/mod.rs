@@ -1,5 +1,6 @@
 //! The command line: what can be said, and the help that explains it.
 
+mod backup;
 mod pool;
 mod serve;
 mod snapshot;
@@ -10,6 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub(crate) use self::{
+    backup::{
+        BackupCommand, CreateArgs, DeleteArgs, ExportBackupArgs, GcArgs, ImportRecordArgs, InfoArgs, InitArgs, KeyCommand,
+        OneArgs, PruneArgs, RestoreArgs, SelectArgs, VerifyArgs,
+    },
     pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand, ScrubArgs},
     serve::{ServeArgs, TlsPolicy},
     snapshot::{CloneArgs, DiffArgs, SnapshotCommand},
@@ -25,6 +30,7 @@ const EXAMPLES: &str = "Examples:
   cairn snapshot create db@before
   cairn snapshot diff db@before db
   cairn clone db@before db-test
+  cairn backup create db --repo file:///srv/backups
 
 While a pool is served, all commands go to its server, over the control socket beside the pool (POOL.ctl);
 otherwise each opens the pool for itself. Sizes and offsets: 4096, 512MiB, 10GiB, 10G, 1.5TiB.
@@ -112,6 +118,9 @@ pub(crate) enum Command {
   cairn clone db@before db-test
   cairn clone db@before db-big --size 20GiB")]
     Clone(CloneArgs),
+    /// Back up volumes, and look at, verify, delete and restore backups
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Serve the volumes and snapshots of the pool over NBD, until SIGTERM or SIGINT
     #[command(after_help = "Examples:
   cairn serve

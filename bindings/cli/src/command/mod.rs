@@ -1,5 +1,6 @@
 //! The commands: each a few calls of the control interface, and what it tells about them.
 
+mod backup;
 mod describe;
 mod export;
 mod import;
@@ -29,6 +30,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Command::Volume(command) => volume::run(&global, command, output).await.map(done),
         Command::Snapshot(command) => snapshot::run(&global, command, output).await.map(done),
         Command::Clone(args) => snapshot::clone(&global, args, output).await.map(done),
+        Command::Backup(command) => backup::run(&global, command, output).await,
         Command::Serve(args) => serve::run(&global, args, output).await.map(done),
         Command::Status => status::status(&global, output).await.map(done),
         Command::Stop => status::stop(&global, output).await.map(done),

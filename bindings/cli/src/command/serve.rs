@@ -105,8 +105,11 @@ async fn serve(
             listeners.push(NbdListener::start(pool, address, options.clone()).await?);
         }
         let mut control = Control::bind(&reach.pool)?;
+        let state = State::new(pool.clone()).serving(&listeners);
+        // Before anybody is told that the server is ready: clients may attach what is being filled.
+        state.resume_restores().await?.iter().for_each(|text| output.warn(text));
         announce(pool, &control, &listeners, output).await?;
-        control.serve(State::new(pool.clone()).serving(&listeners), stop).await?;
+        control.serve(state, stop).await?;
         Ok(control)
     }
     .await;

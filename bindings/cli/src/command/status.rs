@@ -35,6 +35,11 @@ fn described(status: &Status) -> String {
     for listener in &status.listeners {
         fields.add("nbd", format!("{}  {}", listener.address, listener.uri));
     }
+    for filling in &status.filling {
+        let (done, total) = (Bytes(filling.progress.done), Bytes(filling.progress.total));
+        let state = filling.error.as_ref().map_or_else(|| format!("{done} of {total}"), |why| format!("stopped: {why}"));
+        fields.add("filling", format!("{} from backup {}: {state}", filling.volume, filling.backup));
+    }
     fields.add("clients", status.clients.len());
     if status.clients.is_empty() {
         return fields.to_string();

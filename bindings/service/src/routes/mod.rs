@@ -1,5 +1,6 @@
 //! The routes. Each is one call of the engine, with its arguments from the path, the query or the body.
 
+mod backups;
 mod data;
 mod pool;
 mod snapshots;
@@ -36,6 +37,9 @@ pub fn router(state: State) -> Router {
         )
         .route("/pool/scrub/watch", get(upkeep::watch_scrub))
         .route("/pool/wait-deleted", post(pool::wait_deleted))
+        .route("/backups", post(backups::create))
+        .route("/restores", get(backups::fillings).post(backups::restore))
+        .route("/restores/instant", post(backups::restore_instantly))
         .route("/volumes", get(volumes::list).post(volumes::create))
         .route("/volumes/{name}", get(volumes::info).delete(volumes::delete))
         .route("/volumes/{name}/options", put(volumes::set_options))

@@ -71,12 +71,12 @@ pub(super) async fn repair(extract::State(state): extract::State<State>, Json(pl
     })
 }
 
-fn tell<P>(progress: &watch::Sender<Option<P>>, value: P) {
+pub(super) fn tell<P>(progress: &watch::Sender<Option<P>>, value: P) {
     progress.send_replace(Some(value));
 }
 
 /// Answers line by line while the work goes on: progress, and last the report or the error.
-fn lines<P, R, F>(work: impl FnOnce(watch::Sender<Option<P>>) -> F) -> Response
+pub(super) fn lines<P, R, F>(work: impl FnOnce(watch::Sender<Option<P>>) -> F) -> Response
 where
     P: Clone + Serialize + Send + Sync + 'static,
     R: Serialize + Send + 'static,

@@ -25,6 +25,9 @@ pub(super) async fn create(
     extract::State(state): extract::State<State>,
     Json(body): Json<CreateVolume>,
 ) -> Result<(StatusCode, Json<VolumeInfo>)> {
+    if body.options.filling {
+        return Err(Failure::invalid("\"filling\" is for restores: make the volume with POST /v1/restores/instant"));
+    }
     {
         // Let go of at once, or the answer would count this request as a user of the volume.
         let _volume = state.pool.create_volume(&body.name, body.size, body.options).await?;
@@ -49,6 +52,7 @@ pub(super) async fn delete(
     Path(name): Path<String>,
     Query(query): Query<Deletion>,
 ) -> Result<Json<Deleted>> {
+    state.fillings.cancel(&name).await;
     let deleted = state.pool.delete_volume(&name, query.cascade).await?;
     if query.wait {
         state.pool.wait_deleted().await?;

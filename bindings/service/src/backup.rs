@@ -1,0 +1,294 @@
+//! Backups and restores as the control interface speaks of them, and the volumes that this process fills.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cairn_backup::{CreateOptions, Filling, Job, Location, Progress, Repository, RestoreOptions, Secret};
+use cairn_engine::{ErrorKind, Pool};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use crate::{Failure, Result};
+
+/// A repository, and what opens it. Files are read by the process that does the work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryRef {
+    /// `file:///DIRECTORY`, `s3://BUCKET/PREFIX`, …
+    pub url: String,
+    /// Options of the store, as `aws_endpoint`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+    /// File whose first line is the passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with a key: 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Directory for caches; the user's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+}
+
+impl RepositoryRef {
+    /// With its secret read.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds no key.
+    pub fn location(&self) -> Result<Location> {
+        let secret = match (&self.passphrase_file, &self.key_file) {
+            (Some(_), Some(_)) => return Err(Failure::invalid("give a passphrase file or a key file, not both")),
+            (Some(path), None) => Some(passphrase(path)?),
+            (None, Some(path)) => Some(key(path)?),
+            (None, None) => None,
+        };
+        let options = self.options.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Location { url: self.url.clone(), options, secret, cache: self.cache.clone() })
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// See [`Repository::open`].
+    pub async fn open(&self) -> Result<Repository> {
+        Ok(Repository::open(&self.location()?).await?)
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| cairn_engine::Error::io(path.display().to_string(), e).into())
+}
+
+/// The passphrase in a file: its first line.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn passphrase(path: &Path) -> Result<Secret> {
+    Ok(Secret::Passphrase(read(path)?.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// The key in a file: 64 hexadecimal digits.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn key(path: &Path) -> Result<Secret> {
+    let text = read(path)?;
+    Secret::from_hex(text.trim()).ok_or_else(|| {
+        Failure::invalid(format!("{} holds no key: 64 hexadecimal digits, as `openssl rand -hex 32` writes", path.display()))
+    })
+}
+
+/// `POST /v1/backups`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBackup {
+    /// Where to.
+    pub repository: RepositoryRef,
+    /// Name of the volume.
+    pub volume: String,
+    /// How.
+    #[serde(default)]
+    pub options: CreateOptions,
+    /// Bytes a second to the repository at most.
+    #[serde(default)]
+    pub limit: Option<u64>,
+}
+
+/// `POST /v1/restores` and `/v1/restores/instant`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBackup {
+    /// Where from.
+    pub repository: RepositoryRef,
+    /// Id of the backup, or how it begins.
+    pub backup: String,
+    /// Name of the volume.
+    pub volume: String,
+    /// How; not for an instant restore.
+    #[serde(default)]
+    pub options: RestoreOptions,
+    /// Bytes a second from the repository at most.
+    #[serde(default)]
+    pub limit: Option<u64>,
+}
+
+/// A volume that is being filled: answer of `GET /v1/restores`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FillingVolume {
+    /// Its name.
+    pub volume: String,
+    /// The backup.
+    pub backup: String,
+    /// Where from.
+    pub url: String,
+    /// How far it is.
+    pub progress: Progress,
+    /// Why it does not go on, if so.
+    pub error: Option<String>,
+}
+
+/// Answer of `GET /v1/restores`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FillingVolumes {
+    /// Volumes that are being filled, by their names.
+    pub filling: Vec<FillingVolume>,
+}
+
+pub(crate) fn job(limit: Option<u64>) -> Job {
+    let job = Job::new();
+    job.set_limit(limit);
+    job
+}
+
+/// What fills a volume, so that it can go on after a restart: kept beside the pool, by the volume's number.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    restore: RestoreBackup,
+}
+
+struct Entry {
+    job: Job,
+    restore: RestoreBackup,
+    backup: String,
+    error: Option<String>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// The volumes that this process fills.
+#[derive(Clone, Default)]
+pub(crate) struct Fillings {
+    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+}
+
+impl Fillings {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn list(&self) -> FillingVolumes {
+        let entries = self.lock();
+        let filling = entries.iter().map(|(volume, entry)| FillingVolume {
+            volume: volume.clone(),
+            backup: entry.backup.clone(),
+            url: entry.restore.repository.url.clone(),
+            progress: entry.job.progress(),
+            error: entry.error.clone(),
+        });
+        FillingVolumes { filling: filling.collect() }
+    }
+
+    /// Makes the volume, notes what fills it, and begins.
+    pub(crate) async fn begin(&self, pool: &Pool, mut restore: RestoreBackup) -> Result<FillingVolume> {
+        let repository = restore.repository.open().await?;
+        restore.backup = repository.backup(&restore.backup).await?.id;
+        let job = job(restore.limit);
+        let filling = repository.restore_instantly(&restore.backup, pool, &restore.volume, &job).await?;
+        let noted = match pool.volume_info(&restore.volume).await {
+            Ok(info) => write_note(pool.path(), info.id.0, &Note { restore: restore.clone() }).map(|()| info.id.0),
+            Err(error) => Err(error.into()),
+        };
+        let id = match noted {
+            Ok(id) => id,
+            Err(failure) => {
+                drop(filling);
+                drop(pool.delete_volume(&restore.volume, false).await);
+                return Err(failure);
+            }
+        };
+        self.go_on(pool, id, restore.clone(), filling, job);
+        let started = self.list().filling.into_iter().find(|f| f.volume == restore.volume);
+        started.ok_or_else(|| Failure::new(ErrorKind::NotFound, format!("volume {} is gone again", restore.volume)))
+    }
+
+    fn go_on(&self, pool: &Pool, id: u64, restore: RestoreBackup, filling: Filling, job: Job) {
+        let (volume, backup) = (restore.volume.clone(), restore.backup.clone());
+        drop(self.lock().insert(volume.clone(), Entry { job, restore, backup, error: None, task: None }));
+        let (fillings, path) = (self.clone(), pool.path().to_path_buf());
+        let name = volume.clone();
+        let task = tokio::spawn(async move {
+            let outcome = filling.run().await;
+            let mut entries = fillings.lock();
+            match (outcome, entries.get_mut(&volume)) {
+                (Ok(()), _) => {
+                    drop(entries.remove(&volume));
+                    drop(fs::remove_file(note_path(&path, id)));
+                }
+                (Err(error), Some(entry)) => entry.error = Some(error.to_string()),
+                (Err(_), None) => {}
+            }
+        });
+        if let Some(entry) = self.lock().get_mut(&name) {
+            entry.task = Some(task);
+        }
+    }
+
+    /// Nobody fills the volume any more, so that it can be deleted.
+    pub(crate) async fn cancel(&self, volume: &str) {
+        let Some(Entry { job, task, .. }) = self.lock().remove(volume) else { return };
+        job.cancel();
+        if let Some(task) = task {
+            // It ends with an error that nobody waits for.
+            drop(task.await);
+        }
+    }
+
+    /// Goes on with what was being filled when the pool was closed last. Answers what cannot go on, and why.
+    pub(crate) async fn resume(&self, pool: &Pool) -> Result<Vec<String>> {
+        let mut stuck = Vec::new();
+        let mut known: Vec<PathBuf> = Vec::new();
+        for volume in pool.volumes(false).await?.into_iter().filter(|volume| volume.options.filling) {
+            let path = note_path(pool.path(), volume.id.0);
+            if let Err(failure) = self.resume_one(pool, volume.id.0, &volume.name, &path).await {
+                let remedy = format!("start the server again when that is mended, or delete the volume: {failure}");
+                stuck.push(format!("volume {} is half restored and cannot be used; {remedy}", volume.name));
+            }
+            known.push(path);
+        }
+        // Notes about volumes that are gone.
+        let directory = notes(pool.path());
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten().filter(|e| !known.contains(&e.path())) {
+            drop(fs::remove_file(entry.path()));
+        }
+        Ok(stuck)
+    }
+
+    async fn resume_one(&self, pool: &Pool, id: u64, name: &str, path: &Path) -> Result<()> {
+        let note: Note = serde_json::from_str(&read(path)?)
+            .map_err(|e| Failure::new(ErrorKind::Corrupt, format!("{} is damaged: {e}", path.display())))?;
+        let restore = RestoreBackup { volume: name.to_owned(), ..note.restore };
+        let repository = restore.repository.open().await?;
+        let job = job(restore.limit);
+        let filling = repository.resume_filling(&restore.backup, pool, name, &job).await?;
+        self.go_on(pool, id, restore, filling, job);
+        Ok(())
+    }
+}
+
+fn notes(pool: &Path) -> PathBuf {
+    let mut name = pool.as_os_str().to_owned();
+    name.push(".restores");
+    name.into()
+}
+
+fn note_path(pool: &Path, id: u64) -> PathBuf {
+    notes(pool).join(format!("{id}.json"))
+}
+
+/// Durable before the answer; for its owner only, since a store's options may hold credentials.
+fn write_note(pool: &Path, id: u64, note: &Note) -> Result<()> {
+    let path = note_path(pool, id);
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(notes(pool))?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(&serde_json::to_vec(note)?)?;
+        file.sync_all()?;
+        fs::File::open(notes(pool))?.sync_all()
+    };
+    write().map_err(|e| cairn_engine::Error::io(path.display().to_string(), e).into())
+}
