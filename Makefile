@@ -13,6 +13,8 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
+# RocksDB is built once, for all profiles (scripts/rocksdb).
+WITH_ROCKSDB = export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR; ROCKSDB_LIB_DIR=$$(scripts/rocksdb) &&
 FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 SOAK_FROM ?= 0
@@ -21,14 +23,14 @@ COMPARE_DIR ?= /var/tmp
 .PHONY: demo test compare soak miri tsan fuzz install setup clean
 
 demo: setup
-	cargo build --release --locked --package cairn-cli
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli
 	CAIRN_BIN=$(CARGO_TARGET_DIR)/release/cairn scripts/demo
 
 test: setup
-	scripts/test
+	$(WITH_ROCKSDB) scripts/test
 
 compare: setup
-	cargo build --release --locked --package cairn-cli --package cairn-benches
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
 	$(CARGO_TARGET_DIR)/release/compare --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR) --json benches/results/latest.json
 
 soak: setup
@@ -42,10 +44,10 @@ tsan: setup
 	scripts/tsan
 
 fuzz: setup
-	scripts/fuzz $(FUZZ_SECONDS)
+	$(WITH_ROCKSDB) scripts/fuzz $(FUZZ_SECONDS)
 
 install: setup
-	cargo install --locked --path bindings/cli
+	$(WITH_ROCKSDB) cargo install --locked --path bindings/cli
 
 setup:
 	@scripts/setup

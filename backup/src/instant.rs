@@ -209,7 +209,8 @@ impl Shared {
     }
 
     async fn answer(&self, request: FillRequest) {
-        let (first, end) = (request.offset / (WINDOW * BLOCK), (request.offset + request.length).div_ceil(WINDOW * BLOCK));
+        let (first, end) =
+            (request.offset / (WINDOW * BLOCK), (request.offset + request.length).div_ceil(WINDOW * BLOCK));
         let mut outcome = Ok(());
         // A discard may be of the whole volume.
         for at in (first..end).step_by(PORTION as usize) {

@@ -120,21 +120,22 @@ impl Changes {
             piece.count = 0;
         }
         while piece.count > 0 {
-            let room = match self.aligned {
-                true => WINDOW - piece.block % WINDOW,
-                false => WINDOW - self.blocks,
-            };
+            let to_window = WINDOW - piece.block % WINDOW;
+            let whole = to_window == WINDOW && piece.count >= WINDOW;
             let other_window =
                 self.aligned && self.portion.last().is_some_and(|p| p.block / WINDOW != piece.block / WINDOW);
-            if other_window || self.portion.len() >= PIECES {
+            if (whole && !self.portion.is_empty()) || other_window || self.portion.len() >= PIECES {
                 self.close(ready);
                 continue;
             }
+            // Windows that changed as a whole are portions of their own, so that what was written again as it was is known again.
+            let cut = self.aligned || piece.count >= to_window + WINDOW || whole;
+            let room = if cut { to_window.min(WINDOW - self.blocks) } else { WINDOW - self.blocks };
             let count = piece.count.min(room);
             self.portion.push(Piece { count, ..piece });
             self.blocks += count;
             piece = Piece { block: piece.block + count, count: piece.count - count, ..piece };
-            if count == room {
+            if self.blocks == WINDOW || (self.aligned && count == to_window) || whole {
                 self.close(ready);
             }
         }
@@ -155,5 +156,62 @@ impl Changes {
             blocks += portion.iter().filter(|piece| !piece.is_hole).map(|piece| piece.count).sum::<u64>();
         }
         Ok(blocks * BLOCK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_engine::{MIB, PoolOptions, VolumeOptions};
+    use proptest::prelude::*;
+
+    fn changes(aligned: bool) -> Changes {
+        let made = pollster::block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = Pool::create(dir.path().join("p"), PoolOptions::new().size(64 * MIB)).await.unwrap();
+            drop(pool.create_volume("v", MIB, VolumeOptions::default()).await.unwrap());
+            Source::open(&pool, "v".parse().unwrap()).await.unwrap()
+        });
+        Changes { aligned, ..made.changes(None) }
+    }
+
+    fn cut(aligned: bool, pieces: &[Piece]) -> Vec<Portion> {
+        let (mut changes, mut ready) = (changes(aligned), Vec::new());
+        pieces.iter().for_each(|piece| changes.add(*piece, &mut ready));
+        changes.close(&mut ready);
+        ready
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn portions_are_what_changed_in_order_and_fit_a_chunk(
+            steps in prop::collection::vec((0..200u64, 1..300u64, prop::bool::weighted(0.2)), 1..30), aligned: bool
+        ) {
+            let mut at = 0;
+            let mut pieces = Vec::new();
+            for (gap, count, is_hole) in steps {
+                if !(is_hole && aligned) {
+                    pieces.push(Piece { block: at + gap, count, is_hole });
+                }
+                at += gap + count;
+            }
+            let portions = cut(aligned, &pieces);
+            let blocks = |pieces: &[Piece]| -> Vec<(u64, bool)> {
+                pieces.iter().flat_map(|p| (p.block..p.block + p.count).map(|b| (b, p.is_hole))).collect()
+            };
+            prop_assert_eq!(blocks(&portions.concat()), blocks(&pieces));
+            for portion in &portions {
+                let data: Vec<_> = portion.iter().filter(|p| !p.is_hole).collect();
+                prop_assert!(data.iter().map(|p| p.count).sum::<u64>() <= WINDOW && !portion.is_empty());
+                prop_assert!(!aligned || data.iter().all(|p| p.block / WINDOW == (p.block + p.count - 1) / WINDOW));
+            }
+            // A window that changed as a whole is a portion of its own.
+            for window in 0..at / WINDOW {
+                let piece = Piece { block: window * WINDOW, count: WINDOW, is_hole: false };
+                let whole = pieces.iter().any(|p| !p.is_hole && p.block <= piece.block && p.block + p.count >= piece.block + WINDOW);
+                prop_assert!(!whole || portions.contains(&vec![piece]));
+            }
+        }
     }
 }

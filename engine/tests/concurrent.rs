@@ -243,7 +243,8 @@ impl World {
         let whole = kind == 9 && to - from > 100_000;
         if whole {
             // Only what is known counts; everything else is zero anyway.
-            let known: Vec<u64> = vol.content.borrow().sectors.keys().copied().filter(|s| (from..to).contains(s)).collect();
+            let known: Vec<u64> =
+                vol.content.borrow().sectors.keys().copied().filter(|s| (from..to).contains(s)).collect();
             for &s in &known {
                 vol.content.borrow_mut().begin(s..s + 1, 0, start);
             }

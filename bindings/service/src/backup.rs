@@ -80,7 +80,10 @@ pub fn passphrase(path: &Path) -> Result<Secret> {
 pub fn key(path: &Path) -> Result<Secret> {
     let text = read(path)?;
     Secret::from_hex(text.trim()).ok_or_else(|| {
-        Failure::invalid(format!("{} holds no key: 64 hexadecimal digits, as `openssl rand -hex 32` writes", path.display()))
+        Failure::invalid(format!(
+            "{} holds no key: 64 hexadecimal digits, as `openssl rand -hex 32` writes",
+            path.display()
+        ))
     })
 }
 

@@ -24,7 +24,13 @@ impl State {
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        Self { pool, listeners: None, since_ms, fillings: Fillings::default(), stop: Arc::new(watch::Sender::new(false)) }
+        Self {
+            pool,
+            listeners: None,
+            since_ms,
+            fillings: Fillings::default(),
+            stop: Arc::new(watch::Sender::new(false)),
+        }
     }
 
     /// For a server that offers the pool on these addresses.

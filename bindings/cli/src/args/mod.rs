@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 pub(crate) use self::{
     backup::{
-        BackupCommand, CreateArgs, DeleteArgs, ExportBackupArgs, GcArgs, ImportRecordArgs, InfoArgs, InitArgs, KeyCommand,
-        OneArgs, PruneArgs, RestoreArgs, SelectArgs, VerifyArgs,
+        BackupCommand, CreateArgs, DeleteArgs, ExportBackupArgs, GcArgs, ImportRecordArgs, InfoArgs, InitArgs,
+        KeyCommand, OneArgs, PruneArgs, RestoreArgs, SelectArgs, VerifyArgs,
     },
     pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand, ScrubArgs},
     serve::{ServeArgs, TlsPolicy},

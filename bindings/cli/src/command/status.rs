@@ -37,7 +37,8 @@ fn described(status: &Status) -> String {
     }
     for filling in &status.filling {
         let (done, total) = (Bytes(filling.progress.done), Bytes(filling.progress.total));
-        let state = filling.error.as_ref().map_or_else(|| format!("{done} of {total}"), |why| format!("stopped: {why}"));
+        let state =
+            filling.error.as_ref().map_or_else(|| format!("{done} of {total}"), |why| format!("stopped: {why}"));
         fields.add("filling", format!("{} from backup {}: {state}", filling.volume, filling.backup));
     }
     fields.add("clients", status.clients.len());

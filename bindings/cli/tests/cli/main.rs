@@ -1,9 +1,11 @@
 //! The real program on real pools: every command, served and unserved, its refusals, its JSON, its exit codes.
 
+mod backups;
 mod commands;
 mod harness;
 mod images;
 mod refusals;
+mod s3;
 mod serving;
 mod sharing;
 mod upkeep;

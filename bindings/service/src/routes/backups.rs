@@ -2,11 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use axum::{
-    extract,
-    http::StatusCode,
-    response::Response,
-};
+use axum::{extract, http::StatusCode, response::Response};
 use cairn_backup::{Job, Progress};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -51,10 +47,7 @@ pub(super) async fn fillings(extract::State(state): extract::State<State>) -> Js
 }
 
 /// Answers line by line how far a job is, and last what came of it.
-fn told<R: Serialize + Send + 'static>(
-    job: Job,
-    work: impl Future<Output = Result<R>> + Send + 'static,
-) -> Response {
+fn told<R: Serialize + Send + 'static>(job: Job, work: impl Future<Output = Result<R>> + Send + 'static) -> Response {
     lines(move |progress: watch::Sender<Option<Progress>>| async move {
         let mut work = std::pin::pin!(work);
         let mut tick = tokio::time::interval(TELL);

@@ -151,7 +151,15 @@ mod tests {
 
     #[test]
     fn a_chain_goes_straight_down_and_branches_to_the_right() {
-        let all = [backup("a", None), backup("b", Some("a")), backup("c", Some("b")), backup("d", Some("b")), backup("e", Some("c")), backup("f", None), backup("g", Some("e"))];
+        let all = [
+            backup("a", None),
+            backup("b", Some("a")),
+            backup("c", Some("b")),
+            backup("d", Some("b")),
+            backup("e", Some("c")),
+            backup("f", None),
+            backup("g", Some("e")),
+        ];
         let rest = "1970-01-01T00:00:00Z";
         let expected = [
             "db (pool 01234567)".to_owned(),
@@ -164,7 +172,11 @@ mod tests {
             format!("└─ f  {rest}  full, 0 B"),
         ];
         let text = tree(&all);
-        assert_eq!(text.lines().collect::<Vec<_>>(), expected.iter().map(String::as_str).collect::<Vec<_>>(), "\n{text}");
+        assert_eq!(
+            text.lines().collect::<Vec<_>>(),
+            expected.iter().map(String::as_str).collect::<Vec<_>>(),
+            "\n{text}"
+        );
         assert_eq!(tree(&[]), "no backups");
     }
 }

@@ -100,7 +100,8 @@ async fn import(args: ImportRecordArgs, output: &Output) -> Result<ExitCode, Fai
         None => repository.import_all(&job).await?,
     };
     let failed: Vec<_> = failed.into_iter().map(|(id, error)| (id, error.to_string())).collect();
-    let mut lines: Vec<String> = backups.iter().map(|backup| format!("listed again: {}", describe::short(backup))).collect();
+    let mut lines: Vec<String> =
+        backups.iter().map(|backup| format!("listed again: {}", describe::short(backup))).collect();
     lines.extend(failed.iter().map(|(id, error)| format!("not listed: {id}: {error}")));
     if lines.is_empty() {
         lines.push("every record that the repository keeps is listed".to_owned());

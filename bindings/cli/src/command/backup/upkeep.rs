@@ -70,7 +70,9 @@ pub(super) async fn collect(args: GcArgs, output: &Output) -> Result<(), Failure
         collected.deleted_objects
     )];
     lines.extend(collected.rewriting_failed.iter().map(|why| format!("no pack was written anew: {why}")));
-    lines.extend(collected.unreadable.iter().map(|(pack, why)| format!("kept as it cannot be read: pack {pack}: {why}")));
+    lines.extend(
+        collected.unreadable.iter().map(|(pack, why)| format!("kept as it cannot be read: pack {pack}: {why}")),
+    );
     lines.extend(collected.open_sessions.iter().map(|(id, who)| {
         format!("session {id} ({who}) has not ended: its packs stay. If its program is gone: cairn backup gc --end-session {id}")
     }));
@@ -103,7 +105,8 @@ fn verdict(verified: &Verified) -> String {
         (true, _) => "whole".to_owned(),
         (false, true) => "damaged, and nothing is lost: the next backup stores it again".to_owned(),
         (false, false) => {
-            "damaged: the next backup of the volume stores what it still holds; restore --salvage brings all the rest".to_owned()
+            "damaged: the next backup of the volume stores what it still holds; restore --salvage brings all the rest"
+                .to_owned()
         }
     });
     lines.join("\n")
