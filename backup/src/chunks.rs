@@ -49,6 +49,9 @@ pub(crate) struct Batch<T> {
     wanted: Vec<(Entry, T)>,
 }
 
+/// Requests, and chunks that no pack has.
+pub(crate) type Plan<T> = (Vec<Batch<T>>, Vec<Outcome<T>>);
+
 /// What reading some chunks of a pack came to.
 #[derive(Default)]
 pub(crate) struct PackRead {
@@ -187,10 +190,7 @@ impl Chunks {
     }
 
     /// Requests that bring some chunks, as few as need be, in order of their packs. Each chunk is named once.
-    pub(crate) fn plan<T>(
-        &self,
-        wanted: impl IntoIterator<Item = (ChunkId, T)>,
-    ) -> Result<(Vec<Batch<T>>, Vec<Outcome<T>>)> {
+    pub(crate) fn plan<T>(&self, wanted: impl IntoIterator<Item = (ChunkId, T)>) -> Result<Plan<T>> {
         let (mut located, mut missing) = (Vec::new(), Vec::new());
         for (id, what) in wanted {
             match self.copies(&id)?.into_iter().next() {

@@ -293,7 +293,12 @@ mod tests {
             );
         }
         let mut found = Vec::new();
-        index.for_marked(Kind::Data, |id| Ok(found.push(id))).unwrap();
+        index
+            .for_marked(Kind::Data, |id| {
+                found.push(id);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(found, ids);
         index.clear_marks().unwrap();
         assert!(

@@ -173,7 +173,9 @@ impl Session {
         let upload = async move {
             upload(&repository, &job, &name, bytes, &entries).await?;
             let mut pending = pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            entries.iter().for_each(|entry| drop(pending.remove(&entry.id)));
+            for entry in &entries {
+                let _was_there = pending.remove(&entry.id);
+            }
             Ok(())
         };
         let _handle = self.uploads.spawn(upload);

@@ -51,7 +51,7 @@ struct Span<T> {
 /// Values by pack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PackMap<T>(BTreeMap<String, Vec<Span<T>>>);
+pub(crate) struct PackMap<T>(BTreeMap<String, Vec<Span<T>>>);
 
 impl<T> Default for PackMap<T> {
     fn default() -> Self {
@@ -128,10 +128,10 @@ impl<T: Clone + PartialEq> PackMap<T> {
 
 /// What a set of packs says of each: nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {}
+pub(crate) struct Member {}
 
 /// A set of packs.
-pub type Packs = PackMap<Member>;
+pub(crate) type Packs = PackMap<Member>;
 
 impl Packs {
     pub(crate) fn insert(&mut self, pack: &PackName) {

@@ -85,7 +85,7 @@ impl Backup {
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
-pub enum Change {
+pub(crate) enum Change {
     /// A session is about to write packs.
     Begin {
         /// Who, for people: host and program.
@@ -154,18 +154,18 @@ pub enum Change {
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its number, from 1 on.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Random: whose put it was that made it.
-    pub nonce: String,
+    pub(crate) nonce: String,
     /// BLAKE3 of the object of the record before; empty for the first.
-    pub previous: String,
+    pub(crate) previous: String,
     /// When it was written by its writer's clock, in milliseconds since 1970. For people; nothing is decided by it.
-    pub time_ms: u64,
+    pub(crate) time_ms: u64,
     /// The session that it is of.
-    pub session: String,
+    pub(crate) session: String,
     /// What happened.
     #[serde(flatten)]
-    pub change: Change,
+    pub(crate) change: Change,
 }

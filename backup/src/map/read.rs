@@ -18,7 +18,6 @@ const AHEAD: usize = 8;
 /// A leaf of a map that has one there: its number counts from the start of the volume.
 pub(crate) struct Numbered {
     pub(crate) number: u64,
-    pub(crate) id: ChunkId,
     /// Or why it cannot be read.
     pub(crate) leaf: Result<Leaf>,
 }
@@ -122,10 +121,10 @@ pub(crate) fn leaves(chunks: &Chunks, map: Map, from: u64) -> impl Stream<Item =
             let chunks = chunks.clone();
             async move {
                 match page {
-                    Ok(Page { leaf: number, id, .. }) => (Numbered { number, id, leaf: leaf(&chunks, &id).await }, 1),
+                    Ok(Page { leaf: number, id, .. }) => (Numbered { number, leaf: leaf(&chunks, &id).await }, 1),
                     Err((page, error)) => {
                         let leaves = covers(page.height) / u64::from(LEAF);
-                        (Numbered { number: page.leaf, id: page.id, leaf: Err(error) }, leaves)
+                        (Numbered { number: page.leaf, leaf: Err(error) }, leaves)
                     }
                 }
             }

@@ -52,7 +52,7 @@ pub struct Client {
 #[derive(Clone)]
 enum Way {
     InProcess(Router),
-    Socket(legacy::Client<UnixConnector, Body>, Arc<Path>),
+    Socket(Box<legacy::Client<UnixConnector, Body>>, Arc<Path>),
 }
 
 impl Client {
@@ -67,7 +67,7 @@ impl Client {
     pub fn over_socket(path: impl Into<PathBuf>) -> Self {
         let path: Arc<Path> = path.into().into();
         let client = legacy::Client::builder(TokioExecutor::new()).build(UnixConnector { path: path.clone() });
-        Self { way: Way::Socket(client, path) }
+        Self { way: Way::Socket(Box::new(client), path) }
     }
 
     /// Who holds the pool, what is exported and who is connected.
