@@ -1,4 +1,4 @@
-//! Backups of Cairn volumes: chains, deduplicated, verified, on any object store.
+#![doc = include_str!("../README.md")]
 
 mod chains;
 mod chunk;
