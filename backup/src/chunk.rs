@@ -1,6 +1,8 @@
 //! Chunks: pieces of content by the name of their content, and the form in which they are stored.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, ops::Deref};
+
+use cairn_engine::IoBuf;
 
 use crate::error::{Result, corrupt};
 
@@ -58,20 +60,33 @@ impl Codec {
     }
 }
 
+/// Content on its way into a pack: as it was read, or made of parts.
+pub(crate) enum Content {
+    Read(IoBuf),
+    Made(Vec<u8>),
+}
+
+impl Deref for Content {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Made(bytes) => bytes,
+        }
+    }
+}
+
 /// Content in the form in which it takes less room. It was decoded again and compared before it is handed out.
-pub(crate) fn compress(content: &[u8], level: i32) -> (Codec, Vec<u8>) {
-    let plain = || (Codec::Plain, content.to_vec());
-    if !looks_compressible(content) {
-        return plain();
+pub(crate) fn compress(content: Content, level: i32) -> (Codec, Content) {
+    if !looks_compressible(&content) {
+        return (Codec::Plain, content);
     }
     // What saves less than an eighth is not worth the decoding.
-    let Ok(packed) = zstd::bulk::compress(content, level) else { return plain() };
-    if packed.len() > content.len() - content.len() / 8 {
-        return plain();
-    }
-    match zstd::bulk::decompress(&packed, content.len()) {
-        Ok(again) if again == content => (Codec::Zstd, packed),
-        _ => plain(),
+    let packed = zstd::bulk::compress(&content, level).ok().filter(|p| p.len() <= content.len() - content.len() / 8);
+    let again = |packed: &Vec<u8>| zstd::bulk::decompress(packed, content.len()).is_ok_and(|again| again == *content);
+    match packed.filter(again) {
+        Some(packed) => (Codec::Zstd, Content::Made(packed)),
+        None => (Codec::Plain, content),
     }
 }
 
@@ -95,13 +110,19 @@ fn looks_compressible(content: &[u8]) -> bool {
 }
 
 /// The content of a stored chunk; `what` names it in errors.
-pub(crate) fn decompress(codec: Codec, stored: &[u8], length: usize, what: &dyn fmt::Display) -> Result<Vec<u8>> {
+pub(crate) fn decompress<'a>(
+    codec: Codec,
+    stored: Cow<'a, [u8]>,
+    length: usize,
+    what: &dyn fmt::Display,
+) -> Result<Cow<'a, [u8]>> {
     if length > LONGEST {
         return Err(corrupt(format!("{what} says that it has {length} bytes, more than any chunk")));
     }
     let content = match codec {
-        Codec::Plain => stored.to_vec(),
-        Codec::Zstd => zstd::bulk::decompress(stored, length)
+        Codec::Plain => stored,
+        Codec::Zstd => zstd::bulk::decompress(&stored, length)
+            .map(Cow::Owned)
             .map_err(|e| corrupt(format!("{what} cannot be decompressed ({e})")))?,
     };
     if content.len() != length {
@@ -123,26 +144,31 @@ mod tests {
     #[test]
     fn what_compresses_is_compressed_and_what_does_not_is_left_alone() {
         let text = b"a disk is mostly the same again and again; ".repeat(5000);
-        let (codec, packed) = compress(&text, 3);
+        let (codec, packed) = compress(Content::Made(text.clone()), 3);
         assert_eq!(codec, Codec::Zstd);
         assert!(packed.len() < text.len() / 10);
-        assert_eq!(decompress(codec, &packed, text.len(), &"x").unwrap(), text);
+        assert_eq!(&decompress(codec, Cow::Borrowed(&packed), text.len(), &"x").unwrap()[..], text);
         for len in [0, 1, 4096, 262_144] {
             let random = noise(len, 3);
-            let (codec, stored) = compress(&random, 3);
-            assert_eq!((codec, &stored), (Codec::Plain, &random));
+            let (codec, stored) = compress(Content::Made(random.clone()), 3);
+            assert_eq!((codec, &stored[..]), (Codec::Plain, &random[..]));
         }
         // Half of it compresses: it is worth trying.
         let half = [noise(131_072, 4), vec![7; 131_072]].concat();
-        assert_eq!(compress(&half, 3).0, Codec::Zstd);
+        assert_eq!(compress(Content::Made(half), 3).0, Codec::Zstd);
     }
 
     #[test]
     fn wrong_lengths_and_broken_frames_are_told() {
-        let (codec, packed) = compress(&[7; 100_000], 3);
-        assert!(decompress(codec, &packed, 99_999, &"chunk").is_err());
-        assert!(decompress(codec, &packed, LONGEST + 1, &"chunk").is_err());
-        assert!(decompress(codec, &packed[..packed.len() - 1], 100_000, &"chunk").is_err());
-        assert!(decompress(Codec::Plain, &packed, 100_000, &"chunk").unwrap_err().to_string().starts_with("chunk"));
+        let (codec, packed) = compress(Content::Made(vec![7; 100_000]), 3);
+        assert!(decompress(codec, Cow::Borrowed(&packed), 99_999, &"chunk").is_err());
+        assert!(decompress(codec, Cow::Borrowed(&packed), LONGEST + 1, &"chunk").is_err());
+        assert!(decompress(codec, Cow::Borrowed(&packed[..packed.len() - 1]), 100_000, &"chunk").is_err());
+        assert!(
+            decompress(Codec::Plain, Cow::Borrowed(&packed), 100_000, &"chunk")
+                .unwrap_err()
+                .to_string()
+                .starts_with("chunk")
+        );
     }
 }

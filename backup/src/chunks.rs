@@ -1,6 +1,7 @@
 //! Reading chunks: from whichever pack has them whole.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -30,7 +31,7 @@ const FOOTERS: usize = 16;
 /// Stored chunks of one pack that lie no further apart are read in one request.
 const GAP: u32 = 64 << 10;
 /// Longest request.
-const LONGEST_READ: u32 = 4 << 20;
+const LONGEST_READ: u32 = 2 << 20;
 
 /// Reads chunks, as the log stood when it was made, or later. Clones share everything.
 #[derive(Clone)]
@@ -147,7 +148,7 @@ impl Chunks {
         self.job.transfer(u64::from(entry.stored)).await?;
         let stored =
             self.repository.store().get_range(&copy.pack.object(), entry.offset.into(), entry.stored.into()).await?;
-        pack::content(&copy.pack.to_string(), &entry, &stored, self.repository.keys())
+        pack::content(&copy.pack.to_string(), &entry, &stored, self.repository.keys()).map(Cow::into_owned)
     }
 
     /// Reads chunks of one pack for nothing but to see whether they are whole.
@@ -228,7 +229,9 @@ impl Chunks {
         let (keys, name) = (self.repository.keys().clone(), pack.to_string());
         let decoded = tokio::task::spawn_blocking(move || {
             let content = |entry: &Entry| match &stored {
-                Ok(stored) => pack::content(&name, entry, slice(stored, range.start, entry), &keys),
+                Ok(stored) => {
+                    pack::content(&name, entry, slice(stored, range.start, entry), &keys).map(Cow::into_owned)
+                }
                 Err(error) => Err(error.clone()),
             };
             wanted.into_iter().map(|(entry, what)| (entry.id, what, content(&entry))).collect::<Vec<_>>()

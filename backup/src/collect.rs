@@ -242,7 +242,7 @@ async fn copy(session: &mut Session, pack: &PackName, entries: &[Entry]) -> Resu
     let chunks = session.chunks().clone();
     for entry in entries {
         let content = chunks.read(&Located { pack: pack.clone(), entry: *entry }).await?;
-        session.store_again(entry.kind, &content).await?;
+        session.store_again(entry.kind, content).await?;
     }
     Ok(())
 }

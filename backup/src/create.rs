@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
-use cairn_engine::{Pool, SnapshotInfo, Target, VolumeInfo};
+use cairn_engine::{IoBuf, Pool, SnapshotInfo, Target, VolumeInfo};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    chunk,
     chunks::Chunks,
     envelope,
     error::{Error, ErrorKind, Result, corrupt, invalid},
@@ -299,7 +300,7 @@ impl Repository {
                 }
                 _ => Some(vec![0; BLOCK as usize]),
             };
-            if expected.as_ref() != Some(&source.read(block, 1).await?) {
+            if expected.as_deref() != Some(&source.read(block, 1).await?[..]) {
                 return Err(corrupt(format!(
                     "the backup would be wrong: it has something else at byte {} than the snapshot; nothing was recorded. \
                      Check the pool (`cairn pool check --data`) and make a full backup",
@@ -356,17 +357,30 @@ fn portions(changes: Changes, source: Source, readier: Readier, job: Job) -> imp
 
 async fn read(portion: Portion, source: &Source, readier: Readier) -> Result<Done> {
     let reads = stream::iter(portion).map(|piece| async move {
-        let content = if piece.is_hole { Vec::new() } else { source.read(piece.block, piece.count).await? };
+        let content = if piece.is_hole { IoBuf::zeroed(0) } else { source.read(piece.block, piece.count).await? };
         Ok::<_, Error>((piece, content))
     });
-    let read: Vec<(Piece, Vec<u8>)> = reads.buffered(READS).try_collect().await?;
+    let read: Vec<(Piece, IoBuf)> = reads.buffered(READS).try_collect().await?;
     let worker = tokio::task::spawn_blocking(move || ready(read, &readier));
     worker.await.map_err(|e| Error::new(ErrorKind::Store, format!("a worker failed: {e}")))?
 }
 
+fn is_zero(block: &[u8]) -> bool {
+    const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+    block == &ZEROS[..block.len()]
+}
+
 /// Takes out blocks of zeros, and names and compresses the rest.
-fn ready(read: Vec<(Piece, Vec<u8>)>, readier: &Readier) -> Result<Done> {
+fn ready(mut read: Vec<(Piece, IoBuf)>, readier: &Readier) -> Result<Done> {
     let bytes = read.iter().map(|(_, content)| content.len() as u64).sum();
+    if let [(piece, content)] = &mut read[..]
+        && !piece.is_hole
+        && !content.chunks(BLOCK as usize).any(is_zero)
+    {
+        let (piece, content) = (*piece, std::mem::replace(content, IoBuf::zeroed(0)));
+        let ready = readier.ready(Kind::Data, chunk::Content::Read(content))?;
+        return Ok(Done { pieces: vec![(piece, Held::Data(0))], ready: Some(ready), read: bytes });
+    }
     let mut chunk = Vec::with_capacity(bytes as usize);
     let mut pieces: Vec<(Piece, Held)> = Vec::new();
     for (piece, content) in read {
@@ -376,7 +390,7 @@ fn ready(read: Vec<(Piece, Vec<u8>)>, readier: &Readier) -> Result<Done> {
         }
         for (block, content) in (piece.block..).zip(content.chunks(BLOCK as usize)) {
             let one = Piece { block, count: 1, is_hole: false };
-            let is_zero = content.iter().all(|byte| *byte == 0);
+            let is_zero = is_zero(content);
             match pieces.last_mut() {
                 Some((last, Held::Zero)) if is_zero && last.block + last.count == block => last.count += 1,
                 Some((last, Held::Data(_))) if !is_zero && last.block + last.count == block => last.count += 1,
@@ -388,6 +402,6 @@ fn ready(read: Vec<(Piece, Vec<u8>)>, readier: &Readier) -> Result<Done> {
             }
         }
     }
-    let ready = if chunk.is_empty() { None } else { Some(readier.ready(Kind::Data, &chunk)?) };
+    let ready = if chunk.is_empty() { None } else { Some(readier.ready(Kind::Data, chunk::Content::Made(chunk))?) };
     Ok(Done { pieces, ready, read: bytes })
 }

@@ -4,6 +4,8 @@
 //! that a key file holds. A repository can have several wraps; changing a passphrase changes wraps, never chunks. From the master key
 //! two others follow: one for names of chunks, one for sealing.
 
+use std::borrow::Cow;
+
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::{
     Key, XChaCha20Poly1305, XNonce,
@@ -181,19 +183,21 @@ impl Keys {
         })
     }
 
-    /// The stored form of some bytes, bound to where they stand.
+    /// The stored form of some bytes, bound to what they stand for.
     pub(crate) fn seal(&self, bytes: Vec<u8>, place: &[u8]) -> Vec<u8> {
-        match &self.derived {
-            Some(keys) => seal(&keys.seal, &bytes, place),
-            None => bytes,
-        }
+        self.seal_if_any(&bytes, place).unwrap_or(bytes)
+    }
+
+    /// The same; `None` if nothing is sealed here.
+    pub(crate) fn seal_if_any(&self, bytes: &[u8], place: &[u8]) -> Option<Vec<u8>> {
+        self.derived.as_ref().map(|keys| seal(&keys.seal, bytes, place))
     }
 
     /// The bytes of a stored form; `None` if it is not what was sealed for this place with this key.
-    pub(crate) fn open(&self, stored: &[u8], place: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn open<'a>(&self, stored: &'a [u8], place: &[u8]) -> Option<Cow<'a, [u8]>> {
         match &self.derived {
-            Some(keys) => open(&keys.seal, stored, place),
-            None => Some(stored.to_vec()),
+            Some(keys) => open(&keys.seal, stored, place).map(Cow::Owned),
+            None => Some(Cow::Borrowed(stored)),
         }
     }
 }
@@ -248,7 +252,7 @@ mod tests {
         let sealed = keys.seal(b"content".to_vec(), b"pack 1, 0");
         // Nonce and tag.
         assert_eq!(sealed.len(), 7 + 24 + 16);
-        assert_eq!(keys.open(&sealed, b"pack 1, 0").unwrap(), b"content");
+        assert_eq!(&keys.open(&sealed, b"pack 1, 0").unwrap()[..], b"content");
         assert!(keys.open(&sealed, b"pack 1, 8").is_none());
         assert!(Keys::from_master(&new_master()).open(&sealed, b"pack 1, 0").is_none());
         for at in 0..sealed.len() {
@@ -257,7 +261,7 @@ mod tests {
             assert!(keys.open(&changed, b"pack 1, 0").is_none(), "byte {at}");
         }
         assert_ne!(keys.name(b"x"), Keys::none().name(b"x"), "names tell nothing about content");
-        assert_eq!(Keys::none().open(&Keys::none().seal(b"x".to_vec(), b"p"), b"q").unwrap(), b"x");
+        assert_eq!(&Keys::none().open(&Keys::none().seal(b"x".to_vec(), b"p"), b"q").unwrap()[..], b"x");
     }
 
     #[test]

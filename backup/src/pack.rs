@@ -6,13 +6,13 @@
 //! tail:   stored length of the footer u32, chunks u32, BLAKE3 of the stored footer 32, "CAIRNPE1"
 //! ```
 //!
-//! Little-endian. In an encrypted repository each chunk and the footer are sealed for the pack's name and their offset; offsets and stored
-//! lengths are those of the sealed form. A pack says itself what is in it, so an index of all packs can always be made anew.
+//! Little-endian. In an encrypted repository each chunk is sealed for its name, and the footer for the pack's; offsets and stored lengths are
+//! those of the sealed form. A pack says itself what is in it, so an index of all packs can always be made anew.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use crate::{
-    chunk::{self, ChunkId, Codec, ID_LEN},
+    chunk::{self, ChunkId, Codec, Content, ID_LEN},
     crypt::Keys,
     error::{Result, corrupt},
 };
@@ -41,13 +41,23 @@ pub(crate) struct Entry {
     pub(crate) kind: Kind,
 }
 
-/// A chunk ready to be put into a pack: hashed, compressed, compared.
+/// A chunk ready to be put into a pack: named, compressed, compared, sealed.
 pub(crate) struct Prepared {
     pub(crate) id: ChunkId,
     pub(crate) kind: Kind,
-    pub(crate) codec: Codec,
+    codec: Codec,
     pub(crate) length: u32,
-    pub(crate) bytes: Vec<u8>,
+    stored: Content,
+}
+
+impl Prepared {
+    /// Content whose name is known already.
+    pub(crate) fn new(id: ChunkId, kind: Kind, content: Content, level: i32, keys: &Keys) -> Self {
+        let length = content.len() as u32;
+        let (codec, plain) = chunk::compress(content, level);
+        let stored = keys.seal_if_any(&plain, &id.0).map_or(plain, Content::Made);
+        Self { id, kind, codec, length, stored }
+    }
 }
 
 /// A pack that is being filled.
@@ -67,17 +77,12 @@ pub(crate) struct Tail {
     hash: [u8; 32],
 }
 
-fn place(name: &str, offset: u32) -> Vec<u8> {
-    let mut place = name.as_bytes().to_vec();
-    place.push(0);
-    place.extend_from_slice(&offset.to_le_bytes());
-    place
-}
-
 impl Writer {
-    /// An empty pack of this name.
-    pub(crate) fn new(name: String, keys: Keys) -> Self {
-        Self { name, keys, bytes: HEAD.to_vec(), entries: Vec::new() }
+    /// An empty pack of this name, with room for so many bytes.
+    pub(crate) fn new(name: String, keys: Keys, room: usize) -> Self {
+        let mut bytes = Vec::with_capacity(room);
+        bytes.extend_from_slice(HEAD);
+        Self { name, keys, bytes, entries: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -90,17 +95,15 @@ impl Writer {
     }
 
     pub(crate) fn add(&mut self, chunk: Prepared) {
-        let offset = self.bytes.len() as u32;
-        let sealed = self.keys.seal(chunk.bytes, &place(&self.name, offset));
         self.entries.push(Entry {
             id: chunk.id,
-            offset,
-            stored: sealed.len() as u32,
+            offset: self.bytes.len() as u32,
+            stored: chunk.stored.len() as u32,
             length: chunk.length,
             codec: chunk.codec,
             kind: chunk.kind,
         });
-        self.bytes.extend_from_slice(&sealed);
+        self.bytes.extend_from_slice(&chunk.stored);
     }
 
     /// The whole object, and what is in it.
@@ -117,7 +120,7 @@ impl Writer {
             };
             footer.extend_from_slice(&[entry.codec.to_byte(), kind, 0, 0]);
         }
-        let sealed = self.keys.seal(footer, &place(&self.name, self.bytes.len() as u32));
+        let sealed = self.keys.seal(footer, self.name.as_bytes());
         self.bytes.extend_from_slice(&sealed);
         self.bytes.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
@@ -155,9 +158,8 @@ impl Tail {
             return Err(damaged(name, "its footer does not have the hash in its tail"));
         }
         let end = size - TAIL as u64 - u64::from(self.footer);
-        let offset = u32::try_from(end).map_err(|_| damaged(name, "it is larger than any pack"))?;
         let footer = keys
-            .open(stored, &place(name, offset))
+            .open(stored, name.as_bytes())
             .ok_or_else(|| damaged(name, "its footer was not sealed with the key of this repository"))?;
         let (entries, rest) = footer.as_chunks::<ENTRY>();
         if !rest.is_empty() || entries.len() != self.chunks as usize {
@@ -187,15 +189,14 @@ fn entry(bytes: &[u8; ENTRY], end: u64) -> Option<Entry> {
 }
 
 /// The content of one chunk from its stored bytes: opened, decoded, and compared with its name.
-pub(crate) fn content(pack: &str, entry: &Entry, stored: &[u8], keys: &Keys) -> Result<Vec<u8>> {
+pub(crate) fn content<'a>(pack: &str, entry: &Entry, stored: &'a [u8], keys: &Keys) -> Result<Cow<'a, [u8]>> {
     let what = format!("chunk {} in pack {pack}", entry.id);
     if stored.len() != entry.stored as usize {
         return Err(corrupt(format!("{what} is cut short")));
     }
-    let opened = keys
-        .open(stored, &place(pack, entry.offset))
-        .ok_or_else(|| corrupt(format!("{what} is not what was sealed there")))?;
-    let content = chunk::decompress(entry.codec, &opened, entry.length as usize, &what)?;
+    let opened =
+        keys.open(stored, &entry.id.0).ok_or_else(|| corrupt(format!("{what} is not what was sealed there")))?;
+    let content = chunk::decompress(entry.codec, opened, entry.length as usize, &what)?;
     if keys.name(&content) != entry.id {
         return Err(corrupt(format!("{what} does not have the content that its name says")));
     }
@@ -208,8 +209,7 @@ mod tests {
     use crate::crypt::new_master;
 
     fn prepared(content: &[u8], keys: &Keys) -> Prepared {
-        let (codec, bytes) = chunk::compress(content, 3);
-        Prepared { id: keys.name(content), kind: Kind::Data, codec, length: content.len() as u32, bytes }
+        Prepared::new(keys.name(content), Kind::Data, Content::Made(content.to_vec()), 3, keys)
     }
 
     fn read(name: &str, bytes: &[u8], keys: &Keys) -> Result<Vec<Vec<u8>>> {
@@ -218,14 +218,14 @@ mod tests {
         let tail = Tail::decode(name, &bytes[at..], size)?;
         let entries = tail.entries(name, &bytes[at - tail.footer as usize..at], size, keys)?;
         let stored = |e: &Entry| &bytes[e.offset as usize..(e.offset + e.stored) as usize];
-        entries.iter().map(|e| content(name, e, stored(e), keys)).collect()
+        entries.iter().map(|e| content(name, e, stored(e), keys).map(Cow::into_owned)).collect()
     }
 
     #[test]
     fn a_pack_says_what_is_in_it_and_every_changed_byte_is_noticed() {
         for keys in [Keys::none(), Keys::from_master(&new_master())] {
             let contents = [vec![7; 5000], b"short".to_vec(), Vec::new()];
-            let mut writer = Writer::new("s/1".to_owned(), keys.clone());
+            let mut writer = Writer::new("s/1".to_owned(), keys.clone(), 0);
             assert!(writer.is_empty());
             contents.iter().for_each(|content| writer.add(prepared(content, &keys)));
             let (bytes, entries) = writer.finish();

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Requests to the store at the same time.
-const FETCHES: usize = 8;
+const FETCHES: usize = 6;
 /// Writes to the volume at the same time, of one request.
 const WRITES: usize = 16;
 /// Pieces of a volume that are gathered, so that chunks which serve many of them are read once.
@@ -180,8 +180,17 @@ impl Repository {
             return Ok(all);
         }
         let mut ranges = Ranges::default();
-        for (leaf, _, _) in read::differing(chunks, from, to).await? {
-            ranges.add(leaf * u64::from(LEAF), u64::from(LEAF));
+        for (number, ours, theirs) in read::differing(chunks, from, to).await? {
+            let (ours, theirs) = (read::leaf(chunks, &ours).await, read::leaf(chunks, &theirs).await);
+            let first = number * u64::from(LEAF);
+            match (ours, theirs) {
+                (Ok(ours), Ok(theirs)) => {
+                    let parts = ours.differing(&theirs);
+                    parts.iter().for_each(|(at, count)| ranges.add(first + u64::from(*at), (*count).into()));
+                }
+                // Reading it again is what tells of damage.
+                _ => ranges.add(first, u64::from(LEAF)),
+            }
         }
         let from = Target { volume: name.to_owned(), snapshot: Some(snapshot.name.clone()) };
         let mut next = Some(0);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::{
-    chunk::{self, ChunkId},
+    chunk::{ChunkId, Content},
     chunks::Chunks,
     error::{Error, ErrorKind, Result},
     job::Job,
@@ -21,6 +21,8 @@ use crate::{
 
 /// A pack is closed when it has come to this many bytes.
 const PACK: usize = 32 << 20;
+/// What its last chunk and its footer may need beyond that, as a rule.
+const SPARE: usize = 512 << 10;
 /// Packs that are under way to the store at the same time.
 const UPLOADS: usize = 2;
 
@@ -40,15 +42,14 @@ pub(crate) struct Readier {
 }
 
 impl Readier {
-    pub(crate) fn ready(&self, kind: Kind, content: &[u8]) -> Result<Ready> {
-        let id = self.repository.keys().name(content);
+    pub(crate) fn ready(&self, kind: Kind, content: Content) -> Result<Ready> {
+        let id = self.repository.keys().name(&content);
         // A copy that is known to be damaged is as good as none: this is how it is healed.
         let copies = self.chunks.copies(&id)?;
         if let Some(copy) = copies.into_iter().find(|copy| !self.chunks.is_damaged(copy)) {
             return Ok(Ready { id, place: Ok(copy.pack) });
         }
-        let (codec, bytes) = chunk::compress(content, self.repository.level());
-        let prepared = Prepared { id, kind, codec, length: content.len() as u32, bytes };
+        let prepared = Prepared::new(id, kind, content, self.repository.level(), self.repository.keys());
         Ok(Ready { id, place: Err(prepared) })
     }
 }
@@ -83,8 +84,11 @@ impl Session {
         repository.write(&id, change).await?;
         repository.take_over_dead_sessions(&id).await?;
         let chunks = repository.chunks(job).await?.with_session(&id);
-        let open =
-            pack::Writer::new(PackName { session: id.clone(), number: 1 }.to_string(), repository.keys().clone());
+        let open = pack::Writer::new(
+            PackName { session: id.clone(), number: 1 }.to_string(),
+            repository.keys().clone(),
+            PACK + SPARE,
+        );
         Ok(Self {
             repository: repository.clone(),
             id,
@@ -119,7 +123,7 @@ impl Session {
 
     /// Stores content, unless the repository has it.
     pub(crate) async fn put(&mut self, kind: Kind, content: Vec<u8>) -> Result<ChunkId> {
-        let ready = self.readier().ready(kind, &content)?;
+        let ready = self.readier().ready(kind, Content::Made(content))?;
         self.store(ready).await
     }
 
@@ -148,10 +152,9 @@ impl Session {
     }
 
     /// Stores content even if other packs have it: those are to go.
-    pub(crate) async fn store_again(&mut self, kind: Kind, content: &[u8]) -> Result<()> {
-        let id = self.name(content);
-        let (codec, bytes) = chunk::compress(content, self.repository.level());
-        let prepared = Prepared { id, kind, codec, length: content.len() as u32, bytes };
+    pub(crate) async fn store_again(&mut self, kind: Kind, content: Vec<u8>) -> Result<()> {
+        let (id, keys) = (self.name(&content), self.repository.keys());
+        let prepared = Prepared::new(id, kind, Content::Made(content), self.repository.level(), keys);
         self.store(Ready { id, place: Err(prepared) }).await.map(drop)
     }
 
@@ -165,7 +168,7 @@ impl Session {
         let name = PackName { session: self.id.clone(), number: self.next };
         self.next += 1;
         let following = PackName { session: self.id.clone(), number: self.next };
-        let next = pack::Writer::new(following.to_string(), self.repository.keys().clone());
+        let next = pack::Writer::new(following.to_string(), self.repository.keys().clone(), PACK + SPARE);
         let (bytes, entries) = mem::replace(&mut self.open, next).finish();
         self.uploaded += bytes.len() as u64;
         self.new.insert(&name);

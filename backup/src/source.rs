@@ -1,6 +1,6 @@
 //! What is backed up: a snapshot of a volume, and which of its blocks differ from another one's.
 
-use cairn_engine::{ExtentKind, Pool, Target, Volume};
+use cairn_engine::{ExtentKind, IoBuf, Pool, Target, Volume};
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -53,12 +53,15 @@ impl Source {
     }
 
     /// Content of neighbouring blocks; what the last one has beyond the end of the volume is zeros.
-    pub(crate) async fn read(&self, block: u64, count: u64) -> Result<Vec<u8>> {
+    pub(crate) async fn read(&self, block: u64, count: u64) -> Result<IoBuf> {
         let (offset, length) = (block * BLOCK, (count * BLOCK) as usize);
         let there = length.min(self.size.saturating_sub(offset) as usize);
         let read = self.volume.read(offset, there).await.map_err(|e| engine(&e))?;
-        let mut content = read.to_vec();
-        content.resize(length, 0);
+        if there == length {
+            return Ok(read);
+        }
+        let mut content = IoBuf::zeroed(length);
+        content[..there].copy_from_slice(&read);
         Ok(content)
     }
 

@@ -76,6 +76,23 @@ impl Leaf {
         Self { runs: new.runs }
     }
 
+    /// Where two leaves differ: first blocks and counts.
+    pub(crate) fn differing(&self, other: &Self) -> Vec<(u32, u32)> {
+        let mut ours = Remaining { runs: self.runs.iter(), left: None };
+        let mut theirs = Remaining { runs: other.runs.iter(), left: None };
+        let (mut at, mut found) = (0, Vec::new());
+        while let (Some(a), Some(b)) = (ours.peek(), theirs.peek()) {
+            let blocks = a.blocks.min(b.blocks);
+            ours.take(blocks, drop);
+            theirs.take(blocks, drop);
+            if a.content != b.content {
+                found.push((at, blocks));
+            }
+            at += blocks;
+        }
+        found
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut names: Vec<ChunkId> = Vec::new();
         let mut known = std::collections::HashMap::new();
@@ -168,6 +185,11 @@ struct Remaining<'a> {
 }
 
 impl Remaining<'_> {
+    fn peek(&mut self) -> Option<Run> {
+        self.left = self.left.take().or_else(|| self.runs.next().copied());
+        self.left
+    }
+
     fn take(&mut self, mut blocks: u32, mut f: impl FnMut(Run)) {
         while blocks > 0 {
             let Some(run) = self.left.take().or_else(|| self.runs.next().copied()) else { return };
@@ -244,7 +266,14 @@ mod tests {
                         end = stop;
                     }
                 }
+                let before = leaf.clone();
                 leaf = leaf.changed(&sound);
+                let mut differs = vec![false; LEAF as usize];
+                for (at, count) in before.differing(&leaf) {
+                    differs[at as usize..(at + count) as usize].fill(true);
+                }
+                let (old, new) = (blocks(&before), blocks(&leaf));
+                prop_assert!((0..LEAF as usize).all(|b| differs[b] == (old[b] != new[b])));
                 prop_assert_eq!(blocks(&leaf), model.clone());
                 prop_assert!(leaf.runs.windows(2).all(|w| w[0].content.after(w[0].blocks) != w[1].content));
             }
