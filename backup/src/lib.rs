@@ -8,6 +8,9 @@ mod create;
 mod crypt;
 mod envelope;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heal;
 mod import;
 mod index;

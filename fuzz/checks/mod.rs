@@ -20,6 +20,7 @@ pub(crate) use self::{
     text::{cli_arguments, names_and_sizes},
     transmission::nbd_transmission,
 };
+pub(crate) use cairn_backup::fuzzing::{backup_pack, backup_page, backup_record};
 pub(crate) use cairn_engine::fuzzing::{journal, node, superblock, table};
 
 use cairn_engine::{MIB, OpenOptions, Pool, PoolOptions, StorageKind, VolumeOptions};

@@ -96,6 +96,9 @@ targets! {
     node: 7, 20_000;
     journal: 1, 20_000;
     table: 7, 20_000;
+    backup_record: 61, 5_000;
+    backup_pack: 7, 20_000;
+    backup_page: 97, 5_000;
     pool: 3, 200;
     operations: 97, 150;
     nbd_protocol: 1, 100_000;
@@ -122,7 +125,7 @@ fn every_target_is_here() {
 /// anew.
 #[test]
 fn seeds_are_what_the_encoders_write() {
-    for (target, name, bytes) in cairn_engine::fuzzing::seeds() {
+    for (target, name, bytes) in cairn_engine::fuzzing::seeds().into_iter().chain(cairn_backup::fuzzing::seeds()) {
         let path = fuzz().join("corpus").join(target).join(name);
         if env::var_os("CAIRN_SEEDS").is_some_and(|value| value == "write") {
             fs::create_dir_all(path.parent().expect("a corpus")).expect("a directory");
