@@ -1,0 +1,125 @@
+//! Backups and restores over the routes: lines of progress, and volumes that go on being filled after a restart.
+
+use cairn_engine::{IoBuf, MIB, OpenOptions, Pool, PoolOptions, StorageKind, VolumeOptions};
+use cairn_service::{
+    Client, State,
+    backup::{CreateBackup, RepositoryRef, RestoreBackup},
+};
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+fn open_options() -> OpenOptions {
+    OpenOptions::new().storage(StorageKind::Pread)
+}
+
+async fn site() -> (TempDir, Pool, RepositoryRef) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pool");
+    let pool = Pool::create(&path, PoolOptions::new().size(256 * MIB).open(open_options())).await.unwrap();
+    let volume = pool.create_volume("db", 32 * MIB, VolumeOptions::default()).await.unwrap();
+    for at in 0..16 {
+        let content: Vec<u8> = (0..MIB).map(|i| (i * i >> 7) as u8 ^ at as u8 | 1).collect();
+        volume.write(at * 2 * MIB, IoBuf::from(&content[..])).await.unwrap();
+    }
+    let url = format!("file://{}", directory.path().join("repository").display());
+    let cache = Some(directory.path().join("cache"));
+    let repository = RepositoryRef { url, cache, ..RepositoryRef::default() };
+    let options = cairn_backup::InitOptions::default();
+    drop(cairn_backup::Repository::init(&repository.location().unwrap(), &options).await.unwrap());
+    (directory, pool, repository)
+}
+
+async fn content(pool: &Pool, name: &str) -> Vec<u8> {
+    let volume = pool.volume(name).await.unwrap();
+    let mut all = Vec::new();
+    for at in 0..32 {
+        all.extend_from_slice(&volume.read(at * MIB, MIB as usize).await.unwrap());
+    }
+    all
+}
+
+fn create(repository: &RepositoryRef) -> CreateBackup {
+    let (repository, volume) = (repository.clone(), "db".to_owned());
+    CreateBackup { repository, volume, options: Default::default(), limit: None }
+}
+
+fn restore(repository: &RepositoryRef, backup: &str, volume: &str, limit: Option<u64>) -> RestoreBackup {
+    let (repository, backup, volume) = (repository.clone(), backup.to_owned(), volume.to_owned());
+    RestoreBackup { repository, backup, volume, options: Default::default(), limit }
+}
+
+fn notes(directory: &Path) -> Vec<std::path::PathBuf> {
+    fs::read_dir(directory.join("pool.restores")).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+#[tokio::test]
+async fn there_and_back_with_progress() {
+    let (_directory, pool, repository) = site().await;
+    let client = Client::in_process(State::new(pool.clone()));
+    let backup = client.create_backup(&create(&repository), |_| {}).await.unwrap();
+    assert_eq!((backup.size, backup.statistics.read), (32 * MIB, 16 * MIB));
+    let mut last = None;
+    let request = restore(&repository, &backup.id, "again", None);
+    let restored = client.restore_backup(&request, |progress| last = Some(progress)).await.unwrap();
+    assert_eq!((restored.written, restored.holes.len()), (16 * MIB, 0));
+    assert!(last.is_some(), "nothing was told on the way");
+    assert_eq!(content(&pool, "again").await, content(&pool, "db").await);
+    let missing = restore(&repository, "ffff", "x", None);
+    assert_eq!(client.restore_backup(&missing, |_| {}).await.unwrap_err().kind, cairn_engine::ErrorKind::NotFound);
+    pool.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_goes_on_being_filled_after_a_restart() {
+    let (directory, pool, repository) = site().await;
+    let state = State::new(pool.clone());
+    let client = Client::in_process(state.clone());
+    let backup = client.create_backup(&create(&repository), |_| {}).await.unwrap();
+    let expected = content(&pool, "db").await;
+    // So slow that it cannot be through.
+    let filling = client.restore_instantly(&restore(&repository, &backup.id, "now", Some(1024))).await.unwrap();
+    assert_eq!((filling.volume.as_str(), filling.backup.as_str()), ("now", backup.id.as_str()));
+    assert_eq!(client.fillings().await.unwrap().len(), 1);
+    pool.close().await.unwrap();
+    drop((client, state));
+
+    let pool = Pool::open(directory.path().join("pool"), open_options()).await.unwrap();
+    assert_eq!(pool.volume("now").await.err().unwrap().kind(), cairn_engine::ErrorKind::Busy);
+    let [note] = &notes(directory.path())[..] else { panic!("one note") };
+    let text = fs::read_to_string(note).unwrap();
+    assert!(text.contains("\"limit\":1024"), "{text}");
+    fs::write(note, text.replace("\"limit\":1024", "\"limit\":null")).unwrap();
+    let state = State::new(pool.clone());
+    assert_eq!(state.resume_restores().await.unwrap(), Vec::<String>::new());
+    assert_eq!(content(&pool, "now").await, expected);
+    let client = Client::in_process(state);
+    while !client.fillings().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(notes(directory.path()).is_empty());
+    let _snapshot = client.create_snapshots(&["now@s".to_owned()]).await.unwrap();
+    assert_eq!(content(&pool, "now").await, expected);
+    pool.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_go_on_is_told_and_can_be_deleted() {
+    let (directory, pool, repository) = site().await;
+    let client = Client::in_process(State::new(pool.clone()));
+    let backup = client.create_backup(&create(&repository), |_| {}).await.unwrap();
+    let request = restore(&repository, &backup.id, "now", Some(1024));
+    let _filling = client.restore_instantly(&request).await.unwrap();
+    pool.close().await.unwrap();
+    notes(directory.path()).iter().for_each(|note| fs::remove_file(note).unwrap());
+    let pool = Pool::open(directory.path().join("pool"), open_options()).await.unwrap();
+    let state = State::new(pool.clone());
+    let stuck = state.resume_restores().await.unwrap();
+    assert!(matches!(&stuck[..], [text] if text.contains("volume now") && text.contains("delete")), "{stuck:?}");
+    let client = Client::in_process(state);
+    let _deleted = client.delete_volume("now", false, false).await.unwrap();
+    // One that is being filled goes, too.
+    let _filling = client.restore_instantly(&request).await.unwrap();
+    let _deleted = client.delete_volume("now", false, false).await.unwrap();
+    assert_eq!(client.fillings().await.unwrap(), []);
+    pool.close().await.unwrap();
+}
