@@ -16,7 +16,7 @@ use crate::{
         state::Refusal,
     },
     pack::{self, Entry, Kind, Prepared},
-    repository::Repository,
+    repository::{Alive, Repository},
 };
 
 /// A pack is closed when it has come to this many bytes.
@@ -71,7 +71,7 @@ pub(crate) struct Session {
     pub(crate) stored_pages: u64,
     pub(crate) uploaded: u64,
     /// Held while it lives: others of this machine see that it does.
-    _alive: std::fs::File,
+    _alive: Alive,
 }
 
 impl Session {
@@ -101,6 +101,10 @@ impl Session {
             uploaded: 0,
             _alive: alive,
         })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// The name that content has or would have.
@@ -173,7 +177,9 @@ impl Session {
         let upload = async move {
             upload(&repository, &job, &name, bytes, &entries).await?;
             let mut pending = pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            entries.iter().for_each(|entry| drop(pending.remove(&entry.id)));
+            for entry in &entries {
+                let _was_pending = pending.remove(&entry.id);
+            }
             Ok(())
         };
         let _handle = self.uploads.spawn(upload);

@@ -85,7 +85,7 @@ impl Backup {
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
-pub enum Change {
+pub(crate) enum Change {
     /// A session is about to write packs.
     Begin {
         /// Who, for people: host and program.
@@ -154,7 +154,7 @@ pub enum Change {
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its number, from 1 on.
     pub number: u64,
     /// Random: whose put it was that made it.
