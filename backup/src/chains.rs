@@ -98,7 +98,8 @@ impl Repository {
         stored(&mut kept)?;
         let _unreadable = mark(&chunks, self.index(), go, job).await?;
         stored(&mut all)?;
-        Ok(all - kept)
+        // Which copy of a chunk counts may have changed meanwhile.
+        Ok(all.saturating_sub(kept))
     }
 
     /// Takes a backup out of its chain: those that hang on it hang on what it hung on, or are full ones if it was. They lose nothing.

@@ -28,10 +28,14 @@ use crate::{
 const END: u64 = 64 << 10;
 /// Footers that are read at the same time.
 const FOOTERS: usize = 16;
+/// Looks for a chunk while garbage collections move it.
+const ATTEMPTS: u32 = 5;
 /// Stored chunks of one pack that lie no further apart are read in one request.
 const GAP: u32 = 64 << 10;
 /// Longest request.
 const LONGEST_READ: u32 = 2 << 20;
+/// Most content that one request brings: what compresses well is much more than what is read.
+const LONGEST_CONTENT: u32 = 8 << 20;
 
 /// Reads chunks, as the log stood when it was made, or later. Clones share everything.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ pub(crate) struct Chunks {
 pub(crate) struct Batch<T> {
     pack: PackName,
     range: Range<u32>,
+    /// Bytes, decoded.
+    content: u32,
     wanted: Vec<(Entry, T)>,
 }
 
@@ -102,24 +108,33 @@ impl Chunks {
 
     /// The content of a chunk.
     pub(crate) async fn get(&self, id: &ChunkId) -> Result<Vec<u8>> {
-        let failure = match self.any_copy(id, None).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => error,
-            other => return other,
-        };
-        // A garbage collection may have moved it to another pack since.
-        match self.look_again().await? {
-            true => self.any_copy(id, None).await,
-            false => Err(failure),
+        let mut attempt = 1;
+        loop {
+            let seen = self.state().number;
+            match self.any_copy(id, None).await {
+                // A garbage collection may have moved it to another pack since.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    if attempt >= ATTEMPTS || !self.look_again(seen).await? {
+                        return Err(error);
+                    }
+                }
+                other => return other,
+            }
+            attempt += 1;
         }
     }
 
-    /// Reads the log again; says whether it goes on.
-    async fn look_again(&self) -> Result<bool> {
+    /// Reads the log again; says whether it has gone on since it was `seen`. Clones may have looked meanwhile.
+    async fn look_again(&self, seen: u64) -> Result<bool> {
+        if self.repository.state().await?.number == seen {
+            return Ok(false);
+        }
         let (new, _unreadable) = self.repository.update().await?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let goes_on = new.number > state.number;
-        *state = new;
-        Ok(goes_on)
+        if new.number > state.number {
+            *state = new;
+        }
+        Ok(true)
     }
 
     /// A chunk from any pack but one, which has failed already.
@@ -191,16 +206,25 @@ impl Chunks {
     }
 
     /// Requests that bring some chunks, as few as need be, in order of their packs. Each chunk is named once.
-    pub(crate) fn plan<T>(&self, wanted: impl IntoIterator<Item = (ChunkId, T)>) -> Result<Plan<T>> {
-        let (mut located, mut missing) = (Vec::new(), Vec::new());
-        for (id, what) in wanted {
-            match self.copies(&id)?.into_iter().next() {
-                Some(copy) => located.push((copy, what)),
-                None => {
-                    missing.push((id, what, Err(self.nowhere(&id))));
+    pub(crate) async fn plan<T>(&self, wanted: impl IntoIterator<Item = (ChunkId, T)>) -> Result<Plan<T>> {
+        let mut located = Vec::new();
+        let mut wanted: Vec<(ChunkId, T)> = wanted.into_iter().collect();
+        for _attempt in 0..ATTEMPTS {
+            let seen = self.state().number;
+            let mut missing = Vec::new();
+            for (id, what) in wanted {
+                match self.copies(&id)?.into_iter().next() {
+                    Some(copy) => located.push((copy, what)),
+                    None => missing.push((id, what)),
                 }
             }
+            wanted = missing;
+            // A garbage collection may have moved them.
+            if wanted.is_empty() || !self.look_again(seen).await? {
+                break;
+            }
         }
+        let missing = wanted.into_iter().map(|(id, what)| (id, what, Err(self.nowhere(&id)))).collect();
         located.sort_by(|(a, _), (b, _)| (&a.pack, a.entry.offset).cmp(&(&b.pack, b.entry.offset)));
         let mut batches: Vec<Batch<T>> = Vec::new();
         for (copy, what) in located {
@@ -209,12 +233,19 @@ impl Chunks {
                 Some(last)
                     if last.pack == copy.pack
                         && range.start.saturating_sub(last.range.end) <= GAP
-                        && range.end - last.range.start <= LONGEST_READ =>
+                        && range.end - last.range.start <= LONGEST_READ
+                        && last.content + copy.entry.length <= LONGEST_CONTENT =>
                 {
+                    last.content += copy.entry.length;
                     last.range.end = last.range.end.max(range.end);
                     last.wanted.push((copy.entry, what));
                 }
-                _ => batches.push(Batch { pack: copy.pack, range, wanted: vec![(copy.entry, what)] }),
+                _ => batches.push(Batch {
+                    pack: copy.pack,
+                    range,
+                    content: copy.entry.length,
+                    wanted: vec![(copy.entry, what)],
+                }),
             }
         }
         Ok((batches, missing))
@@ -222,7 +253,7 @@ impl Chunks {
 
     /// What one request brings. A chunk that is damaged here is looked for elsewhere.
     pub(crate) async fn fetch<T: Send + 'static>(&self, batch: Batch<T>) -> Result<Vec<Outcome<T>>> {
-        let Batch { pack, range, wanted } = batch;
+        let Batch { pack, range, wanted, .. } = batch;
         let length = range.end - range.start;
         self.job.transfer(length.into()).await?;
         let stored = self.repository.store().get_range(&pack.object(), range.start.into(), length.into()).await;

@@ -1,8 +1,12 @@
 //! Garbage collection: packs that no backup needs go, and those that hold little of what is needed are written anew without the rest.
 
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    chunk::ChunkId,
     chunks::Chunks,
     error::{Error, ErrorKind, Result, invalid},
     index::Located,
@@ -20,6 +24,8 @@ use crate::{
 
 /// Collections that others come before, before this one gives up.
 const ATTEMPTS: u32 = 5;
+/// Copies that are read at the same time.
+const AT_ONCE: usize = 8;
 
 /// How garbage is collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +71,8 @@ pub struct Collected {
 struct Plan {
     unneeded: Packs,
     rewrite: Vec<(PackName, Vec<Entry>)>,
+    /// A copy that was counted on is damaged.
+    is_void: bool,
     collected: Collected,
 }
 
@@ -81,17 +89,35 @@ impl Repository {
         for attempt in 1.. {
             let _marks = self.begin_marking().await?;
             let (state, unreadable) = self.update().await?;
-            let mut plan = self.plan(&state, &unreadable, options, job).await?;
+            let mut plan = match self.plan(&state, &unreadable, options, job).await {
+                Ok(plan) => plan,
+                // A backup was deleted meanwhile, and another collection took what it needed.
+                Err(error)
+                    if error.kind() == ErrorKind::Corrupt
+                        && attempt < ATTEMPTS
+                        && self.state().await?.number > state.number =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if options.dry_run {
                 return Ok(plan.collected);
             }
+            if plan.is_void && attempt < ATTEMPTS {
+                continue;
+            }
             match self.condemn(&mut plan, state.number, job).await? {
                 Ok(()) => {}
-                // What was found out holds no more: a backup came to rely on a pack, or another collection was first.
-                Err(Refusal::PacksInUse(_) | Refusal::Collected) if attempt < ATTEMPTS => continue,
+                // What was found out holds no more: another collection was first, or damage was found.
+                Err(Refusal::Collected) if attempt < ATTEMPTS => continue,
                 Err(refusal) => return Err(self.explain(&refusal)),
             }
             plan.collected.deleted_objects = self.sweep(job).await?;
+            // Those that others collected meanwhile are no loss.
+            let state = self.state().await?;
+            let is_there = |pack: &str| pack.parse().is_ok_and(|pack| state.packs.contains(&pack));
+            plan.collected.unreadable.retain(|(pack, _)| is_there(pack));
             return Ok(plan.collected);
         }
         unreachable!("the last attempt answers")
@@ -117,18 +143,31 @@ impl Repository {
         for (pack, pack_state) in state.packs.iter() {
             job.check()?;
             job.advance(1);
-            let is_kept = state.sessions.contains_key(&pack.session) || unreadable.iter().any(|(p, _)| *p == pack);
+            // Of one that cannot be read nothing is known.
+            let is_kept = state.sessions.contains_key(&pack.session) || !self.index().has_pack(&pack)?;
             if is_kept {
                 continue;
             }
-            let (mut needed, mut unneeded, mut entries) = (0, 0, Vec::new());
+            let (mut needed, mut unneeded, mut entries, mut elsewhere) = (0, 0, Vec::new(), Vec::new());
             for entry in self.index().entries(&pack)? {
-                if is_marked(self.index(), &entry.id)? && is_first(&chunks, &pack, &entry)? {
-                    needed += u64::from(entry.stored);
-                    entries.push(entry);
-                } else {
-                    unneeded += u64::from(entry.stored);
+                let kept = match is_marked(self.index(), &entry.id)? {
+                    true => chunks.copies(&entry.id)?.into_iter().next(),
+                    false => None,
+                };
+                match kept {
+                    Some(copy) if copy.pack == pack && copy.entry == entry => {
+                        needed += u64::from(entry.stored);
+                        entries.push(entry);
+                        continue;
+                    }
+                    Some(copy) => elsewhere.push(copy),
+                    None => {}
                 }
+                unneeded += u64::from(entry.stored);
+            }
+            let goes = unneeded * 100 > (needed + unneeded) * u64::from(options.max_unused_percent);
+            if (needed == 0 || goes) && !options.dry_run {
+                plan.is_void |= !self.are_whole(&chunks, elsewhere).await?;
             }
             let collected = &mut plan.collected;
             collected.needed += needed;
@@ -139,7 +178,7 @@ impl Repository {
                 if pack_state.condemned.is_none() {
                     plan.unneeded.insert(&pack);
                 }
-            } else if unneeded * 100 > (needed + unneeded) * u64::from(options.max_unused_percent) {
+            } else if goes {
                 collected.rewritten_packs += 1;
                 collected.freed += unneeded;
                 plan.rewrite.push((pack, entries));
@@ -150,6 +189,28 @@ impl Repository {
         Ok(plan)
     }
 
+    /// Whether copies that are to be the only ones can be read. Damage is noted in the log, so that these count no more.
+    async fn are_whole(&self, chunks: &Chunks, copies: Vec<Located>) -> Result<bool> {
+        let reads = stream::iter(copies).map(|copy| async move {
+            match chunks.read(&copy).await {
+                Ok(_) => Ok(None),
+                Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Some((copy, error))),
+                Err(error) => Err(error),
+            }
+        });
+        let mut reads = std::pin::pin!(reads.buffer_unordered(AT_ONCE));
+        let mut damaged: BTreeMap<PackName, Vec<(ChunkId, Error)>> = BTreeMap::new();
+        while let Some(read) = reads.try_next().await? {
+            if let Some((copy, error)) = read {
+                damaged.entry(copy.pack).or_default().push((copy.entry.id, error));
+            }
+        }
+        for (pack, chunks) in &damaged {
+            self.note(pack, chunks).await?;
+        }
+        Ok(damaged.is_empty())
+    }
+
     /// Writes packs anew, and condemns what is to go.
     async fn condemn(&self, plan: &mut Plan, seen: u64, job: &Job) -> Result<Result<(), Refusal>> {
         if !plan.rewrite.is_empty() {
@@ -157,7 +218,7 @@ impl Repository {
             let outcome = self.rewrite(&mut session, plan, seen).await;
             session.end(false).await?;
             match outcome {
-                Ok(outcome) => return Ok(outcome.map(drop)),
+                Ok(outcome) => return Ok(outcome),
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                 // As on a full disk: what needs no room is done all the same.
                 Err(error) => {
@@ -176,11 +237,27 @@ impl Repository {
         if plan.unneeded.is_empty() {
             return Ok(Ok(()));
         }
-        let change = Change::Condemn { packs: plan.unneeded.clone(), seen };
-        Ok(self.try_write(&client(), change).await?.map(drop))
+        let change = |packs: Packs| Change::Condemn { packs, seen };
+        self.write_without_used(&client(), plan.unneeded.clone(), change).await
     }
 
-    async fn rewrite(&self, session: &mut Session, plan: &mut Plan, seen: u64) -> Result<Result<u64, Refusal>> {
+    /// Writes a change that condemns packs; those that backups have come to rely on meanwhile are left out of it.
+    async fn write_without_used(
+        &self,
+        session: &str,
+        mut packs: Packs,
+        change: impl Fn(Packs) -> Change,
+    ) -> Result<Result<(), Refusal>> {
+        while !packs.is_empty() {
+            match self.try_write(session, change(packs.clone())).await? {
+                Err(Refusal::PacksInUse(used)) => used.names().for_each(|pack| packs.remove(&pack)),
+                other => return Ok(other.map(drop)),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn rewrite(&self, session: &mut Session, plan: &mut Plan, seen: u64) -> Result<Result<(), Refusal>> {
         let mut old = plan.unneeded.clone();
         for (pack, entries) in &plan.rewrite {
             match copy(session, pack, entries).await {
@@ -194,7 +271,8 @@ impl Repository {
             }
         }
         session.flush().await?;
-        session.write(Change::Repack { new: session.new.clone(), old, seen }).await
+        let change = |old: Packs| Change::Repack { new: session.new.clone(), old, seen };
+        self.write_without_used(session.id(), old, change).await
     }
 
     /// Drops what is condemned, and what sessions left behind that are over; then deletes the objects of what is dropped.
@@ -231,11 +309,6 @@ impl Repository {
             return Ok(deleted);
         }
     }
-}
-
-/// Whether a pack is the one of which a chunk is kept, if several have it.
-fn is_first(chunks: &Chunks, pack: &PackName, entry: &Entry) -> Result<bool> {
-    Ok(chunks.copies(&entry.id)?.first().is_some_and(|copy| copy.pack == *pack && copy.entry == *entry))
 }
 
 async fn copy(session: &mut Session, pack: &PackName, entries: &[Entry]) -> Result<()> {

@@ -14,6 +14,7 @@ use crate::{
     error::{Error, ErrorKind, Result, corrupt, invalid},
     job::{Job, now_ms},
     log::{
+        packs::Packs,
         record::{Backup, Change, Origin, Statistics},
         state::{Refusal, State},
     },
@@ -32,7 +33,7 @@ const READS: usize = 8;
 const ATTEMPTS: u32 = 4;
 /// Blocks that are compared with the volume before a backup counts.
 const SAMPLES: usize = 16;
-/// Snapshots that backups take begin so; the last one of a volume stays, for the next incremental.
+/// Snapshots that backups take begin so; the last one of a volume stays for each repository, for the next incremental.
 pub const SNAPSHOT_PREFIX: &str = "cairn-backup-";
 
 /// What kind of backup is wanted.
@@ -86,10 +87,12 @@ impl Repository {
     pub async fn create(&self, pool: &Pool, volume: &str, options: &CreateOptions, job: &Job) -> Result<Backup> {
         let id = new_id();
         let target = |snapshot: &str| Target { volume: volume.to_owned(), snapshot: Some(snapshot.to_owned()) };
+        // Each repository keeps its own.
+        let own = format!("{SNAPSHOT_PREFIX}{}-", self.identity().uuid.get(..8).unwrap_or_default());
         let snapshot = match &options.snapshot {
             Some(name) => pool.snapshot_info(&target(name)).await.map_err(|e| engine(&e))?,
             None => {
-                let taken = pool.snapshot(&[target(&format!("{SNAPSHOT_PREFIX}{}", &id[..16]))]).await;
+                let taken = pool.snapshot(&[target(&format!("{own}{}", &id[..16]))]).await;
                 taken.map_err(|e| engine(&e))?.pop().ok_or_else(|| invalid("the snapshot was deleted at once"))?
             }
         };
@@ -97,7 +100,7 @@ impl Repository {
         if options.snapshot.is_none() {
             // What goes: the snapshot of a backup that failed, or those that the new one replaces as the ground for the next.
             let goes = |s: &SnapshotInfo| match &made {
-                Ok(_) => s.name.starts_with(SNAPSHOT_PREFIX) && s.version < snapshot.version,
+                Ok(_) => s.name.starts_with(&own) && s.version < snapshot.version,
                 Err(_) => s.version == snapshot.version,
             };
             let all = pool.snapshots(Some(volume), false).await.unwrap_or_default();
@@ -128,21 +131,13 @@ impl Repository {
             let plan =
                 Plan { volume: volume.clone(), pool: uuid.clone(), snapshot: snapshot.clone(), base, reason, labels };
             let mut session = Session::begin(self, job).await?;
-            let made = self.fill(&mut session, pool, id, &plan, job).await;
-            let commit = match made {
-                Ok((backup, changes)) => Ok((backup, session.write(changes).await)),
-                Err(error) => Err(error),
-            };
-            let refused = matches!(commit, Ok((_, Ok(Err(_)))));
-            session
-                .end(commit.is_err() || refused)
-                .await
-                .or_else(|error| if commit.is_ok() { Ok(()) } else { Err(error) })?;
-            let (backup, written) = commit?;
-            match written? {
-                Ok(number) => {
-                    let backup = Backup { number, ..backup };
-                    self.put_manifest(&backup).await?;
+            let made = self.attempt(&mut session, pool, id, &plan, job).await;
+            // One that cannot be ended is taken over by the next.
+            let _ended = session.end(!matches!(made, Ok(Ok(_)))).await;
+            match made? {
+                Ok(backup) => {
+                    // The log has decided: a copy that is missing takes nothing away.
+                    let _copied = self.put_manifest(&backup).await;
                     return Ok(backup);
                 }
                 // What it counted on was deleted meanwhile: the next attempt stores it again.
@@ -151,6 +146,36 @@ impl Repository {
             }
         }
         unreachable!("the last attempt answers")
+    }
+
+    /// Makes a backup and commits it, unless what it counts on is gone.
+    async fn attempt(
+        &self,
+        session: &mut Session,
+        pool: &Pool,
+        id: &str,
+        plan: &Plan,
+        job: &Job,
+    ) -> Result<Result<Backup, Refusal>> {
+        let (backup, commit) = match self.fill(session, pool, id, plan, job).await {
+            Ok(made) => made,
+            // What cannot be read may have gone with the parent, or with what was counted on.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return self.gone(session, plan).await?.map_or(Err(error), |refusal| Ok(Err(refusal)));
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(session.write(commit).await?.map(|number| Backup { number, ..backup }))
+    }
+
+    /// What a backup counts on and is there no more.
+    async fn gone(&self, session: &Session, plan: &Plan) -> Result<Option<Refusal>> {
+        let state = self.state().await?;
+        if let Some(base) = plan.base.as_ref().filter(|base| !state.backups.contains_key(&base.backup.id)) {
+            return Ok(Some(Refusal::ParentGone(base.backup.id.clone())));
+        }
+        let packs: Packs = session.uses.names().filter(|pack| !state.packs.contains(pack)).collect();
+        Ok((!packs.is_empty()).then_some(Refusal::PacksGone(packs)))
     }
 
     /// What an incremental can go on from, and the reason for the kind of backup that it is to be.
@@ -272,7 +297,8 @@ impl Repository {
 
     /// Whether nothing of a backup is known to be damaged. What is, is stored again if its snapshot still holds it.
     async fn is_whole(&self, session: &mut Session, pool: &Pool, chunks: &Chunks, base: &Base) -> Result<bool> {
-        if self.state().await?.damaged.is_empty() {
+        let (state, unreadable) = self.update().await?;
+        if state.damaged.is_empty() && unreadable.is_empty() {
             return Ok(true);
         }
         let target = Target { volume: base.snapshot.volume.clone(), snapshot: Some(base.snapshot.name.clone()) };

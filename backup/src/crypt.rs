@@ -164,11 +164,6 @@ impl Keys {
         Self { derived: None }
     }
 
-    #[cfg(test)]
-    pub(crate) fn are_any(&self) -> bool {
-        self.derived.is_some()
-    }
-
     pub(crate) fn from_master(master: &[u8; 32]) -> Self {
         let derive = |what| blake3::derive_key(what, master);
         let seal = XChaCha20Poly1305::new(Key::from_slice(&derive("cairn backup 1 sealing of chunks")));

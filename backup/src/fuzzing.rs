@@ -58,7 +58,7 @@ pub fn backup_pack(input: &[u8]) -> bool {
     let keys = Keys::none();
     let mut tail = (input.len() as u32).to_le_bytes().to_vec();
     tail.extend_from_slice(&((input.len() / 48) as u32).to_le_bytes());
-    tail.extend_from_slice(blake3::hash(input).as_bytes());
+    tail.extend_from_slice(blake3::Hasher::new().update(b"p\0").update(input).finalize().as_bytes());
     tail.extend_from_slice(b"CAIRNPE1");
     let mut understood = false;
     for body in [0u64, 8, 5000, 40 << 20] {

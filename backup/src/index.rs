@@ -160,7 +160,17 @@ impl Index {
         for id in ids.as_chunks::<ID_LEN>().0 {
             let key = chunk_key(&ChunkId(*id), pack);
             let value = self.db.get_pinned_cf(chunks, &key).map_err(failed)?;
-            entries.extend(value.and_then(|value| decode(&key, &value)).map(|located| located.entry));
+            match value.and_then(|value| decode(&key, &value)) {
+                Some(located) => entries.push(located.entry),
+                // Taken out just now.
+                None if !self.has_pack(pack)? => return Ok(Vec::new()),
+                // What is not seen would count as not needed.
+                None => {
+                    let text =
+                        format!("the chunk index lacks part of pack {pack}: it is a cache, delete its directory");
+                    return Err(Error::new(ErrorKind::Store, text));
+                }
+            }
         }
         entries.sort_unstable_by_key(|entry| entry.offset);
         entries.dedup();
@@ -293,12 +303,11 @@ mod tests {
             );
         }
         let mut found = Vec::new();
-        index
-            .for_marked(Kind::Data, |id| {
-                found.push(id);
-                Ok(())
-            })
-            .unwrap();
+        let mut note = |id| {
+            found.push(id);
+            Ok(())
+        };
+        index.for_marked(Kind::Data, &mut note).unwrap();
         assert_eq!(found, ids);
         index.clear_marks().unwrap();
         assert!(

@@ -370,7 +370,7 @@ impl Shared {
                 }
             }
         }
-        let (batches, nowhere) = self.chunks.plan(missing)?;
+        let (batches, nowhere) = self.chunks.plan(missing).await?;
         if let Some((_, (), Err(error))) = nowhere.into_iter().next() {
             return Err(error);
         }

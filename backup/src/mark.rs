@@ -1,19 +1,17 @@
 //! Marking: which chunks some backups need. Kept in the index's database, so that memory does not grow with the repository.
 
-use std::sync::Arc;
-
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 
 use crate::{
     chunk::ChunkId,
     chunks::Chunks,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     index::Index,
     job::Job,
     log::record::Backup,
     map::{
-        Map, covers,
-        page::{Content, LEAF},
+        Map,
+        page::{Content, Leaf},
         read::{self, Step, Walk},
     },
     pack::Kind,
@@ -22,12 +20,9 @@ use crate::{
 /// Leaves that are read at the same time.
 const AHEAD: usize = 8;
 
-/// A page that cannot be read, and what it stands for.
+/// A page that cannot be read, and the first backup that leads to it.
 pub(crate) struct Unreadable {
     pub(crate) backup: String,
-    /// Blocks that nothing is known of.
-    pub(crate) first: u64,
-    pub(crate) blocks: u64,
     pub(crate) error: Error,
 }
 
@@ -40,34 +35,7 @@ pub(crate) async fn mark<'a>(
 ) -> Result<Vec<Unreadable>> {
     let mut unreadable = Vec::new();
     for backup in backups {
-        let walk = Walk::new(chunks, Map::from_record(&backup.root)?);
-        let state = (walk, index.clone(), job.clone());
-        let pages = stream::unfold(state, |(mut walk, index, job)| async move {
-            // A page that was come by before has had everything below it marked.
-            let decide = |page: &read::Page| {
-                job.check()?;
-                Ok(if index.mark(Kind::Page, &page.id)? { Step::Enter } else { Step::Skip })
-            };
-            match walk.next_leaf(decide).await {
-                Ok(None) => None,
-                Ok(Some(page)) => Some((Ok(page), (walk, index, job))),
-                Err(failed) => Some((Err(failed), (walk, index, job))),
-            }
-        });
-        let chunks = Arc::new(chunks.clone());
-        let leaves = pages.map(|page| {
-            let chunks = chunks.clone();
-            async move {
-                match page {
-                    Ok(page) => match read::leaf(&chunks, &page.id).await {
-                        Ok(leaf) => Ok(leaf),
-                        Err(error) => Err((page, error)),
-                    },
-                    Err(failed) => Err(failed),
-                }
-            }
-        });
-        let mut leaves = std::pin::pin!(leaves.buffered(AHEAD));
+        let mut leaves = std::pin::pin!(new_leaves(chunks, Map::from_record(&backup.root)?, index, job));
         while let Some(leaf) = leaves.next().await {
             match leaf {
                 Ok(leaf) => {
@@ -77,17 +45,37 @@ pub(crate) async fn mark<'a>(
                         }
                     }
                 }
-                Err((page, error)) if error.kind() == crate::ErrorKind::Corrupt => unreadable.push(Unreadable {
-                    backup: backup.id.clone(),
-                    first: page.leaf * u64::from(LEAF),
-                    blocks: covers(page.height),
-                    error,
-                }),
-                Err((_, error)) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    unreadable.push(Unreadable { backup: backup.id.clone(), error });
+                }
+                Err(error) => return Err(error),
             }
         }
     }
     Ok(unreadable)
+}
+
+/// Marks the pages of a map that bear no mark, and reads those of them that are leaves.
+fn new_leaves(chunks: &Chunks, map: Map, index: &Index, job: &Job) -> impl Stream<Item = Result<Leaf>> + use<> {
+    let state = (Walk::new(chunks, map), index.clone(), job.clone());
+    let pages = stream::unfold(state, |(mut walk, index, job)| async move {
+        // A page that was come by before has had everything below it marked.
+        let decide = |page: &read::Page| {
+            job.check()?;
+            Ok(if index.mark(Kind::Page, &page.id)? { Step::Enter } else { Step::Skip })
+        };
+        match walk.next_leaf(decide).await {
+            Ok(None) => None,
+            Ok(Some(page)) => Some((Ok(page), (walk, index, job))),
+            Err((_, error)) => Some((Err(error), (walk, index, job))),
+        }
+    });
+    let chunks = chunks.clone();
+    let leaves = pages.map(move |page| {
+        let chunks = chunks.clone();
+        async move { read::leaf(&chunks, &page?.id).await }
+    });
+    leaves.buffered(AHEAD)
 }
 
 /// Whether a chunk was marked as either kind.

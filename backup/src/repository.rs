@@ -97,6 +97,19 @@ struct Inner {
     live: Mutex<HashSet<String>>,
 }
 
+/// A session of this process: others see that it lives. Dropped without having ended, it is taken over by whoever comes next.
+pub(crate) struct Alive {
+    repository: Repository,
+    id: String,
+    _locked: File,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let _was_live = self.repository.live().remove(&self.id);
+    }
+}
+
 /// An open repository. Clones are the same one.
 #[derive(Clone)]
 pub struct Repository {
@@ -368,19 +381,18 @@ impl Repository {
     }
 
     /// Lets others of this machine see that a session's program runs.
-    pub(crate) fn announce(&self, id: &str) -> Result<File> {
+    pub(crate) fn announce(&self, id: &str) -> Result<Alive> {
         let path = self.sessions().join(id);
         let made = fs::create_dir_all(self.sessions()).and_then(|()| File::create(&path)).and_then(|file| {
             file.lock()?;
             Ok(file)
         });
-        let file = made.map_err(|e| Error::new(ErrorKind::Store, format!("cannot write {}: {e}", path.display())))?;
+        let locked = made.map_err(|e| Error::new(ErrorKind::Store, format!("cannot write {}: {e}", path.display())))?;
         let _new = self.live().insert(id.to_owned());
-        Ok(file)
+        Ok(Alive { repository: self.clone(), id: id.to_owned(), _locked: locked })
     }
 
     pub(crate) fn forget_session(&self, id: &str) {
-        let _was_live = self.live().remove(id);
         // One that stays is found again, and its session has ended.
         drop(fs::remove_file(self.sessions().join(id)));
     }

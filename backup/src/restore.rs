@@ -1,6 +1,10 @@
 //! Restoring: what a map refers to is read from its packs in their order, and written where it belongs.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use cairn_engine::{ExtentKind, IoBuf, Pool, Target, Volume, VolumeOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -118,7 +122,15 @@ impl Repository {
             true => self.restore_in_place(&chunks, &backup, pool, volume, options, job).await,
             false => restore_new(&chunks, &backup, pool, volume, options, job).await,
         };
-        restored.map(|restored| Restored { millis: began.elapsed().as_millis() as u64, ..restored })
+        match restored {
+            Ok(restored) => Ok(Restored { millis: began.elapsed().as_millis() as u64, ..restored }),
+            Err(error)
+                if error.kind() == ErrorKind::Corrupt && !self.state().await?.backups.contains_key(&backup.id) =>
+            {
+                Err(Error::new(ErrorKind::NotFound, format!("backup {} was deleted meanwhile", backup.id)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn restore_in_place(
@@ -356,7 +368,7 @@ impl<'a> Restore<'a> {
         if self.compare {
             wanted = self.without_what_is_there(wanted).await?;
         }
-        let (batches, missing) = self.chunks.plan(wanted)?;
+        let (batches, missing) = self.chunks.plan(wanted).await?;
         for (_, places, outcome) in missing {
             if let Err(error) = outcome {
                 self.lost(places.iter().map(|p| (p.block, p.blocks.into())).collect(), &error)?;
@@ -364,15 +376,25 @@ impl<'a> Restore<'a> {
         }
         let (volume, chunks, job) = (self.volume.clone(), self.chunks.clone(), self.job.clone());
         let (size, compare) = (self.size, self.compare);
+        let stop = AtomicBool::new(false);
         let mut brought = stream::iter(batches)
+            .take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)))
             .map(|batch| bring_batch(batch, chunks.clone(), volume.clone(), size, compare, job.clone()))
             .buffer_unordered(FETCHES);
-        while let Some((counts, lost)) = brought.try_next().await? {
-            self.outcome.written += counts.0;
-            self.outcome.unchanged += counts.1;
-            for (places, error) in lost {
-                self.lost(places.iter().map(|p| (p.block, p.blocks.into())).collect(), &error)?;
-            }
+        let mut outcome = Ok(());
+        // What is under way is waited for after an error too: a volume that is written to cannot be deleted.
+        while let Some(brought) = brought.next().await {
+            outcome = outcome.and(brought.and_then(|brought| self.count(brought)));
+            stop.store(outcome.is_err(), Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    fn count(&mut self, (counts, lost): Brought) -> Result<()> {
+        self.outcome.written += counts.0;
+        self.outcome.unchanged += counts.1;
+        for (places, error) in lost {
+            self.lost(places.iter().map(|p| (p.block, p.blocks.into())).collect(), &error)?;
         }
         Ok(())
     }
@@ -457,8 +479,9 @@ async fn bring_batch(
             Ok::<_, Error>((written, content.len() as u64 - written))
         }
     });
-    let counts = counts.buffer_unordered(WRITES).try_fold((0, 0), |a, b| async move { Ok((a.0 + b.0, a.1 + b.1)) });
-    Ok((counts.await?, lost))
+    let counts: Vec<Result<(u64, u64)>> = counts.buffer_unordered(WRITES).collect().await;
+    let counts = counts.into_iter().try_fold((0, 0), |a, b| b.map(|b| (a.0 + b.0, a.1 + b.1)))?;
+    Ok((counts, lost))
 }
 
 /// Writes blocks, with `compare` only those that differ. Answers how many bytes were written.

@@ -16,7 +16,7 @@ use crate::{
         state::Refusal,
     },
     pack::{self, Entry, Kind, Prepared},
-    repository::Repository,
+    repository::{Alive, Repository},
 };
 
 /// A pack is closed when it has come to this many bytes.
@@ -72,7 +72,7 @@ pub(crate) struct Session {
     pub(crate) stored_pages: u64,
     pub(crate) uploaded: u64,
     /// Held while it lives: others of this machine see that it does.
-    _alive: std::fs::File,
+    _alive: Alive,
 }
 
 impl Session {
@@ -105,6 +105,10 @@ impl Session {
             uploaded: 0,
             _alive: alive,
         })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// The name that content has or would have.

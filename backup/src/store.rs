@@ -117,7 +117,7 @@ impl Store {
                 Ok(_) => return Ok(Put::Done),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     // Some stores answer so to a conflict of two puts, too, though neither has landed.
-                    if self.exists(name).await? {
+                    if self.head(name).await?.is_some() {
                         return Ok(Put::Exists);
                     }
                     if tries >= TRIES {
@@ -130,14 +130,6 @@ impl Store {
                 Err(_) => {}
             }
             wait(tries).await;
-        }
-    }
-
-    async fn exists(&self, name: &str) -> Result<bool> {
-        match self.inner.head(&Path::from(name)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(self.failed("look at", name, &error)),
         }
     }
 
@@ -155,12 +147,17 @@ impl Store {
 
     /// Size of an object that is there, in bytes.
     pub(crate) async fn size(&self, name: &str) -> Result<u64> {
+        let size = self.head(name).await?;
+        self.present(name, size)
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<u64>> {
         let mut tries = 0;
         loop {
             tries += 1;
             match self.inner.head(&Path::from(name)).await {
-                Ok(meta) => return Ok(meta.size),
-                Err(object_store::Error::NotFound { .. }) => return self.present(name, None),
+                Ok(meta) => return Ok(Some(meta.size)),
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 Err(error) if tries >= TRIES || !may_pass(&error) => return Err(self.failed("look at", name, &error)),
                 Err(_) => wait(tries).await,
             }
@@ -183,8 +180,19 @@ impl Store {
             match got {
                 Ok(bytes) => return Ok(Some(bytes)),
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
-                Err(error) if tries >= TRIES || !may_pass(&error) => return Err(self.failed("read", name, &error)),
-                Err(_) => wait(tries).await,
+                Err(error) => {
+                    // Stores call that an error like any other.
+                    if let Some(GetRange::Bounded(range)) = &options.range
+                        && matches!(self.inner.head(&path).await, Ok(meta) if meta.size <= range.start)
+                    {
+                        let text = format!("{}/{name} is cut short: it ends before byte {}", self.url, range.start);
+                        return Err(Error::new(ErrorKind::Corrupt, text));
+                    }
+                    if tries >= TRIES || !may_pass(&error) {
+                        return Err(self.failed("read", name, &error));
+                    }
+                    wait(tries).await;
+                }
             }
         }
     }

@@ -16,7 +16,11 @@ use crate::{
         packs::PackName,
         record::{Backup, Change},
     },
-    map::{BLOCK, Map, page::Content, read},
+    map::{
+        BLOCK, Map,
+        page::{Content, LEAF},
+        read,
+    },
     mark::{Unreadable, is_marked, mark},
     pack::Kind,
     repository::{Repository, client, find},
@@ -44,9 +48,9 @@ impl Default for VerifyOptions {
 }
 
 /// A damaged chunk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedChunk {
-    /// Its name; empty for a page that cannot be told from what leads to it.
+    /// Its name; empty for a page that cannot be told from what leads to it, and for a pack of which not even that is known.
     pub chunk: String,
     /// The pack.
     pub pack: String,
@@ -101,9 +105,20 @@ impl Repository {
         if !(1..=100).contains(&options.percent) {
             return Err(invalid(format!("{} is not a percentage from 1 to 100", options.percent)));
         }
+        loop {
+            let (verified, chosen) = self.verify_once(options, job).await?;
+            let now = self.state().await?;
+            // What went with a backup that was deleted meanwhile is no damage.
+            if verified.is_whole() || chosen.iter().all(|backup| now.backups.contains_key(&backup.id)) {
+                return Ok(verified);
+            }
+        }
+    }
+
+    async fn verify_once(&self, options: &VerifyOptions, job: &Job) -> Result<(Verified, Vec<Backup>)> {
         let _marks = self.begin_marking().await?;
-        let chunks = self.chunks(job).await?;
-        let state = chunks.state();
+        let (state, unreadable) = self.update().await?;
+        let chunks = Chunks::new(self, state.clone(), job);
         let chosen: Vec<Backup> = match options.backups.is_empty() {
             true => state.backups.values().cloned().collect(),
             false => {
@@ -111,41 +126,38 @@ impl Repository {
             }
         };
         let mut verified = Verified { backups: chosen.len() as u64, ..Verified::default() };
-        let unreadable = mark(&chunks, self.index(), &chosen, job).await?;
-        let bad = self.read_marked(&chunks, options.percent, &mut verified, job).await?;
-        for Unreadable { backup, first, blocks, error } in unreadable {
-            let of = chosen.iter().find(|b| b.id == backup);
-            let size = of.map_or(0, |b| b.size);
-            verified.ranges.push(DamagedRange {
-                backup,
-                volume: of.map(|b| b.origin.volume.clone()).unwrap_or_default(),
-                offset: first * BLOCK,
-                length: (blocks * BLOCK).min(size.saturating_sub(first * BLOCK)),
-            });
-            let known = verified.damaged.iter().any(|d| error.to_string().contains(&d.chunk));
-            if !known {
-                let cause = error.to_string();
-                verified.damaged.push(DamagedChunk {
-                    chunk: String::new(),
-                    pack: String::new(),
-                    cause,
-                    has_other_copy: false,
-                });
-            }
-        }
-        if !bad.is_empty() {
+        let pages = mark(&chunks, self.index(), &chosen, job).await?;
+        let bad = self.read_marked(&chunks, options.percent, !pages.is_empty(), &mut verified, job).await?;
+        if !bad.is_empty() || !pages.is_empty() {
             for backup in &chosen {
                 locate(&chunks, backup, &bad, &mut verified.ranges).await?;
             }
         }
-        Ok(verified)
+        for Unreadable { error, .. } in pages {
+            let cause = error.to_string();
+            if !verified.damaged.iter().any(|d| !d.chunk.is_empty() && cause.contains(&d.chunk)) {
+                verified.damaged.push(DamagedChunk { cause, ..DamagedChunk::default() });
+            }
+        }
+        let has_other_copy = verified.ranges.is_empty();
+        let now = self.state().await?;
+        let unreadable = unreadable.into_iter().filter(|(pack, _)| now.packs.contains(pack));
+        verified.damaged.extend(unreadable.map(|(pack, error)| DamagedChunk {
+            chunk: String::new(),
+            pack: pack.to_string(),
+            cause: error.to_string(),
+            has_other_copy,
+        }));
+        Ok((verified, chosen))
     }
 
-    /// Reads every copy of what is marked. Answers the chunks of which none is whole.
+    /// Reads every copy of what is marked. Answers the chunks of which none is whole. If there are pages that cannot be read, what only they
+    /// lead to bears no mark; everything is read then, and all of a pack that is missing or cut short: later backups must not rely on it.
     async fn read_marked(
         &self,
         chunks: &Chunks,
         percent: u32,
+        everything: bool,
         verified: &mut Verified,
         job: &Job,
     ) -> Result<BTreeSet<ChunkId>> {
@@ -154,20 +166,12 @@ impl Repository {
             let number = u64::from_le_bytes(id.0[..8].try_into().unwrap_or_default()) ^ salt;
             kind == Kind::Page || number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 < (u64::from(percent) << 32) / 100
         };
-        let mut total = 0;
+        let (mut total, mut missing) = (0, Vec::new());
         let mut bad = BTreeSet::new();
         self.index().for_marked(Kind::Data, |id| {
             let copies = chunks.copies(&id)?;
             match copies.is_empty() {
-                true => {
-                    let _new = bad.insert(id);
-                    verified.damaged.push(DamagedChunk {
-                        chunk: id.to_string(),
-                        pack: String::new(),
-                        cause: "it is in no pack that can be read".to_owned(),
-                        has_other_copy: false,
-                    });
-                }
+                true => missing.push(id),
                 false if is_chosen(Kind::Data, &id) => {
                     total += copies.iter().map(|copy| u64::from(copy.entry.length)).sum::<u64>();
                 }
@@ -176,11 +180,29 @@ impl Repository {
             Ok(())
         })?;
         job.set_total(total);
+        for id in missing {
+            // One that a garbage collection has moved is found by looking again.
+            if let Err(error) = chunks.get(&id).await {
+                if error.kind() != ErrorKind::Corrupt {
+                    return Err(error);
+                }
+                let _new = bad.insert(id);
+                let (chunk, cause) = (id.to_string(), error.to_string());
+                verified.damaged.push(DamagedChunk { chunk, cause, ..DamagedChunk::default() });
+            }
+        }
         let state = chunks.state();
+        let listed = self.store().list("packs", None).await?;
+        let sizes: BTreeMap<PackName, u64> =
+            listed.iter().filter_map(|object| Some((PackName::of_object(&object.name)?, object.size))).collect();
+        let sizes = &sizes;
         let packs = stream::iter(state.packs.names()).map(|pack| async move {
             let mut wanted = Vec::new();
-            for entry in self.index().entries(&pack)? {
-                if is_marked(self.index(), &entry.id)? && is_chosen(entry.kind, &entry.id) {
+            let entries = self.index().entries(&pack)?;
+            let end = entries.last().map_or(0, |entry| u64::from(entry.offset) + u64::from(entry.stored));
+            let all = everything || sizes.get(&pack).is_none_or(|size| *size < end);
+            for entry in entries {
+                if all || is_marked(self.index(), &entry.id)? && is_chosen(entry.kind, &entry.id) {
                     wanted.push(Located { pack: pack.clone(), entry });
                 }
             }
@@ -196,10 +218,16 @@ impl Repository {
                 let _none = damaged.insert(pack, read.damaged);
             }
         }
+        // What a garbage collection took away meanwhile is elsewhere, if it is needed.
+        let now = self.state().await?;
+        damaged.retain(|pack, _| now.packs.contains(pack));
         let is_bad =
             |pack: &PackName, id: &ChunkId| damaged.get(pack).is_some_and(|all| all.iter().any(|(d, _)| d == id));
         for (pack, all) in &damaged {
             for (id, error) in all {
+                if !everything && !is_marked(self.index(), id)? {
+                    continue;
+                }
                 let has_other_copy =
                     chunks.copies(id)?.iter().any(|copy| !is_bad(&copy.pack, id) && !chunks.is_damaged(copy));
                 if !has_other_copy {
@@ -214,7 +242,7 @@ impl Repository {
     }
 
     /// Notes damaged chunks in the log, unless they are there.
-    async fn note(&self, pack: &PackName, damaged: &[(ChunkId, Error)]) -> Result<()> {
+    pub(crate) async fn note(&self, pack: &PackName, damaged: &[(ChunkId, Error)]) -> Result<()> {
         let state = self.state().await?;
         let chunks: Vec<String> =
             damaged.iter().map(|(id, _)| id.to_string()).filter(|id| !state.is_damaged(pack, id)).collect();
@@ -235,13 +263,23 @@ async fn locate(
     ranges: &mut Vec<DamagedRange>,
 ) -> Result<()> {
     let mut found: Vec<DamagedRange> = Vec::new();
+    let range = |offset, length| DamagedRange {
+        backup: backup.id.clone(),
+        volume: backup.origin.volume.clone(),
+        offset,
+        length,
+    };
     let mut leaves = std::pin::pin!(read::leaves(chunks, Map::from_record(&backup.root)?, 0));
-    while let Some((numbered, _)) = leaves.next().await {
+    while let Some((numbered, leaves_below)) = leaves.next().await {
         let mut block = numbered.block();
         let leaf = match numbered.leaf {
             Ok(leaf) => leaf,
-            // Listed as a page that cannot be read.
-            Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let (offset, length) = (block * BLOCK, leaves_below * u64::from(LEAF) * BLOCK);
+                let length = length.min(backup.size.saturating_sub(offset));
+                found.push(range(offset, length));
+                continue;
+            }
             Err(error) => return Err(error),
         };
         for run in leaf.runs {
@@ -250,12 +288,7 @@ async fn locate(
                 let length = length.min(backup.size.saturating_sub(offset));
                 match found.last_mut() {
                     Some(last) if last.offset + last.length == offset => last.length += length,
-                    _ => found.push(DamagedRange {
-                        backup: backup.id.clone(),
-                        volume: backup.origin.volume.clone(),
-                        offset,
-                        length,
-                    }),
+                    _ => found.push(range(offset, length)),
                 }
             }
             block += u64::from(run.blocks);

@@ -3,6 +3,8 @@
 //! To write record `n + 1` a program must have read all up to `n`, must find its change lawful in the state after `n`, and must win the put
 //! of `log/<n + 1>`. That orders everything without locks, leases or clocks.
 
+#[cfg(test)]
+mod interleaving;
 pub(crate) mod packs;
 pub(crate) mod record;
 pub(crate) mod state;
@@ -76,20 +78,17 @@ impl Log {
     pub(crate) async fn refresh(&mut self) -> Result<()> {
         let after = (self.state.number > 0).then(|| object(self.state.number));
         let listed = self.store.list(DIRECTORY, after.as_deref()).await?;
-        let numbers: Vec<u64> = listed.iter().filter_map(|object| number_of(&object.name, DIRECTORY)).collect();
-        for number in numbers.into_iter().filter(|number| *number > self.state.number).collect::<Vec<_>>() {
-            if number != self.state.number + 1 {
-                return Err(corrupt(format!(
-                    "{}: record {} of the log is missing, though record {number} is there: restore it from a copy of the repository; \
-                     until then nothing is written or deleted here",
-                    self.store.url(),
-                    self.state.number + 1
-                )));
-            }
-            self.read_next().await?;
-        }
-        // A list may be older than the newest record.
+        let newest = listed.iter().filter_map(|object| number_of(&object.name, DIRECTORY)).max();
+        // A list that was made while records were put may lack some of them, and the newest: only what cannot be read is missing.
         while self.read_next().await? {}
+        if let Some(newest) = newest.filter(|newest| *newest > self.state.number) {
+            return Err(corrupt(format!(
+                "{}: record {} of the log is missing, though record {newest} is there: restore it from a copy of the repository; \
+                 until then nothing is written or deleted here",
+                self.store.url(),
+                self.state.number + 1
+            )));
+        }
         Ok(())
     }
 
@@ -182,7 +181,20 @@ async fn newest_checkpoint(store: &Store, keys: &Keys) -> Result<(State, u64)> {
         let Some(number) = number_of(&object.name, CHECKPOINTS) else { continue };
         let Some(bytes) = store.get(&object.name).await? else { continue };
         match envelope::unwrap::<State>("state", &object.name, &store.shown(&object.name), &bytes, keys) {
-            Ok(state) if state.number == number && state.is_sound() => return Ok((state, number)),
+            Ok(state) if state.number == number && state.is_sound() => {
+                let Some(record) = store.get(&self::object(number)).await? else {
+                    return Err(corrupt(format!(
+                        "{}: record {number} of the log is missing, though {} was made of it: restore the log from a copy of the \
+                         repository, or delete that checkpoint to go on with the backups that are left",
+                        store.url(),
+                        store.shown(&object.name)
+                    )));
+                };
+                // One of another repository, or of a log that was replaced, is none.
+                if *blake3::hash(&record).to_hex() == *state.last {
+                    return Ok((state, number));
+                }
+            }
             Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
             // It is a cache: the one before, or the log itself, says the same.
             _ => {}

@@ -104,6 +104,20 @@ impl<T: Clone + PartialEq> PackMap<T> {
         }
     }
 
+    /// Changes what is said of each.
+    pub(crate) fn change_all(&mut self, f: impl Fn(&mut T)) {
+        for spans in self.0.values_mut() {
+            spans.iter_mut().for_each(|span| f(&mut span.value));
+            spans.dedup_by(|b, a| {
+                let joins = a.last.checked_add(1) == Some(b.first) && a.value == b.value;
+                if joins {
+                    a.last = b.last;
+                }
+                joins
+            });
+        }
+    }
+
     /// All of them, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PackName, &T)> {
         self.0.iter().flat_map(|(session, spans)| {
@@ -183,7 +197,12 @@ mod tests {
                 prop_assert_eq!(map.get(&name(1, number)).map(|v| v.value), model.get(&name(1, number)).copied());
             }
             let text = serde_json::to_string(&map).unwrap();
-            prop_assert_eq!(serde_json::from_str::<PackMap<Value>>(&text).unwrap(), map);
+            prop_assert_eq!(&serde_json::from_str::<PackMap<Value>>(&text).unwrap(), &map);
+            map.change_all(|v| v.value = 7);
+            prop_assert!(map.is_sound());
+            let mut anew = PackMap::default();
+            model.keys().for_each(|name| anew.set(name, Value { value: 7 }));
+            prop_assert_eq!(map, anew);
         }
     }
 

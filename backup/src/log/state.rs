@@ -59,7 +59,7 @@ pub(crate) struct State {
     pub(crate) damaged: BTreeMap<String, BTreeSet<String>>,
     /// Sessions that have begun and not ended, with who they are.
     pub(crate) sessions: BTreeMap<String, String>,
-    /// The last record by which a collection condemned packs.
+    /// The last record by which a collection condemned packs, or by which damage was told: collections that saw less are not heard.
     pub(crate) collected: u64,
 }
 
@@ -162,8 +162,8 @@ impl State {
     }
 
     /// Whoever found these packs unneeded had read the log up to `seen`: nothing since then may rely on them. Of two collections that saw
-    /// the same, each may have counted on copies of chunks that the other condemned: only the first is heard. Packs of a session that goes
-    /// on may be needed by what it commits next.
+    /// the same, each may have counted on copies of chunks that the other condemned: only the first is heard; and none that counted on
+    /// copies which were found damaged since. Packs of a session that goes on may be needed by what it commits next.
     fn judge_condemn(&self, packs: &Packs, seen: u64) -> Result<(), Refusal> {
         if self.collected > seen {
             return Err(Refusal::Collected);
@@ -230,6 +230,9 @@ impl State {
             }
             Change::Damage { pack, chunks } => {
                 self.damaged.entry(pack.clone()).or_default().extend(chunks.iter().cloned());
+                // A pack may have been condemned because what is damaged here was counted on.
+                self.packs.change_all(|pack| pack.condemned = None);
+                self.collected = number;
             }
         }
         self.number = number;

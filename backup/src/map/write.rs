@@ -152,6 +152,10 @@ async fn taller(map: Map, height: u32, session: &mut Session) -> Result<Map> {
             root = session.put(Kind::Page, encode_inner(&page)).await?;
         }
     }
+    if root != map.root {
+        // They are read before the new map is finished.
+        session.flush().await?;
+    }
     debug_assert!(map.height <= height && covers(height) >= covers(map.height));
     Ok(Map { root, height })
 }

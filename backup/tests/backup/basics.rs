@@ -1,48 +1,9 @@
 //! One volume, full and incremental, there and back.
 
-#![allow(missing_docs, clippy::unwrap_used)]
-
-use std::path::{Path, PathBuf};
-
 use cairn_backup::{CreateOptions, InitOptions, Job, Location, Mode, Repository, RestoreOptions, Secret};
-use cairn_engine::{IoBuf, MIB, Pool, PoolOptions, VolumeOptions};
-use tempfile::TempDir;
+use cairn_engine::{GIB, MIB, TIB, VolumeOptions};
 
-struct World {
-    _dir: TempDir,
-    location: Location,
-    pool: Pool,
-}
-
-async fn world(secret: Option<Secret>) -> (World, Repository) {
-    let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
-    let path = |name: &str| -> PathBuf { dir.path().join(name) };
-    let pool = Pool::create(path("pool.cairn"), PoolOptions::new().size(512 * MIB)).await.unwrap();
-    let url = format!("file://{}", path("repository").display());
-    let location = Location { url, secret, cache: Some(path("cache")), ..Location::default() };
-    let repository = Repository::init(&location, &InitOptions::default()).await.unwrap();
-    (World { _dir: dir, location, pool }, repository)
-}
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-async fn write(pool: &Pool, volume: &str, offset: u64, content: &[u8]) {
-    pool.volume(volume).await.unwrap().write(offset, IoBuf::from(content)).await.unwrap();
-}
-
-async fn content(pool: &Pool, volume: &str) -> blake3::Hash {
-    let volume = pool.volume(volume).await.unwrap();
-    let size = volume.size().await.unwrap();
-    let mut hash = blake3::Hasher::new();
-    for at in (0..size).step_by(1 << 20) {
-        let _hasher = hash.update(&volume.read(at, (size - at).min(1 << 20) as usize).await.unwrap());
-    }
-    hash.finalize()
-}
+use crate::world::{World, content, noise, restored, world, write};
 
 #[tokio::test]
 async fn full_and_incremental_come_back_as_they_were() {
@@ -77,7 +38,7 @@ async fn full_and_incremental_come_back_as_they_were() {
         assert_eq!(repository.backups().await.unwrap().len(), 2);
 
         // By a repository that knows nothing but the objects.
-        let fresh = Location { cache: Some(world._dir.path().join("other-cache")), ..location.clone() };
+        let fresh = Location { cache: Some(world.dir.path().join("other-cache")), ..location.clone() };
         drop(repository);
         let repository = Repository::open(&fresh).await.unwrap();
         for (backup, hash, name) in [(&full, first, "one"), (&incremental, second, "two")] {
@@ -112,4 +73,41 @@ async fn full_backups_share_what_they_have_in_common() {
     let two = repository.create(pool, "db", &options, &Job::new()).await.unwrap();
     assert_eq!((one.root, two.statistics.new, two.statistics.stored), (two.root.clone(), 0, 0));
     assert!(two.is_full() && two.reason.contains("asked for"));
+}
+
+#[tokio::test]
+async fn a_volume_that_grows_past_its_map_goes_on_incrementally() {
+    let (world, repository) = world(None).await;
+    let pool = &world.pool;
+    let volume = pool.create_volume("db", 40 * MIB + 512, VolumeOptions::default()).await.unwrap();
+    write(pool, "db", 0, &noise(1 << 20, 1)).await;
+    write(pool, "db", 40 * MIB, &noise(512, 2)).await;
+    let mut last = repository.create(pool, "db", &CreateOptions::default(), &Job::new()).await.unwrap();
+    for (at, size) in [(63 * MIB, 65 * MIB), (15 * GIB, 17 * GIB + 1024), (5 * TIB, 6 * TIB)] {
+        let _info = pool.resize("db", size).await.unwrap();
+        write(pool, "db", at, &noise(8192, at)).await;
+        let made = repository.create(pool, "db", &CreateOptions::default(), &Job::new()).await.unwrap();
+        assert!(made.reason.contains("grew"), "{}", made.reason);
+        assert_eq!((made.parent, made.statistics.read), (Some(last.id), 8192));
+        last = repository.backup(&made.id).await.unwrap();
+        assert_eq!(restored(&repository, pool, &last.id).await.unwrap(), content(pool, "db").await);
+    }
+    drop(volume);
+}
+
+#[tokio::test]
+async fn two_repositories_of_one_volume_do_not_take_the_ground_from_each_other() {
+    let (world, one) = world(None).await;
+    let pool = &world.pool;
+    drop(pool.create_volume("db", 8 * MIB, VolumeOptions::default()).await.unwrap());
+    let url = format!("{}-other", world.location.url);
+    let other = Repository::init(&Location { url, ..world.location.clone() }, &InitOptions::default()).await.unwrap();
+    for round in 0..3 {
+        write(pool, "db", 0, &noise(8192, round)).await;
+        for repository in [&one, &other] {
+            let made = repository.create(pool, "db", &CreateOptions::default(), &Job::new()).await.unwrap();
+            assert_eq!(made.is_full(), round == 0, "{}", made.reason);
+        }
+    }
+    assert_eq!(pool.snapshots(Some("db"), false).await.unwrap().len(), 2);
 }

@@ -1,0 +1,16 @@
+//! Backups as a whole: chains against a model, crashes, damage, several programs at once.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod again;
+mod basics;
+mod bounds;
+mod chains;
+mod checkpoints;
+mod copies;
+mod crash;
+mod damage;
+mod faulty;
+mod reference;
+mod together;
+mod world;
