@@ -214,6 +214,14 @@ impl Repository {
                 let wraps: Vec<Wrap> = read_keys(&store).await?.into_iter().map(|(_, wrap)| wrap).collect();
                 Keys::from_master(&crypt::master(&wraps, location.secret.as_ref())?)
             }
+            // Whoever can write to the store could put one there that is readable to them.
+            false if location.secret.is_some() => {
+                let text = format!(
+                    "{} is not encrypted, and a key or passphrase was given: is it the right one?",
+                    store.url()
+                );
+                return Err(Error::new(ErrorKind::Key, text));
+            }
             false => Keys::none(),
         };
         let log = Log::open(&store, &keys).await?;

@@ -36,7 +36,12 @@ enum Actor {
     Writer(Writer),
     Collector(Collector),
     Remover(Option<Change>),
-    Taker { at: u8, found: Packs },
+    Taker {
+        at: u8,
+        found: Packs,
+    },
+    /// Ends somebody's session, in the belief that its program is gone.
+    Ender(Option<&'static str>),
     Verifier(Vec<(PackName, u8)>),
 }
 
@@ -215,11 +220,12 @@ impl Writer {
                 match world.write(&session, change) {
                     Ok(()) => Writing::End(true),
                     Err(Refusal::PacksGone(_) | Refusal::ParentGone(_)) => Writing::End(false),
+                    Err(Refusal::NoSession(_)) => Writing::Done,
                     Err(refusal) => panic!("{} was refused: {refusal:?}", self.name),
                 }
             }
             Writing::End(done) => {
-                world.must(&session, Change::End);
+                let _ended_already = world.write(&session, Change::End);
                 self.attempt += 1;
                 if done || self.attempt > ATTEMPTS { Writing::Done } else { Writing::Begin }
             }
@@ -393,6 +399,7 @@ impl Actor {
             Self::Remover(change) => change.is_none(),
             Self::Taker { at, .. } => *at == 5,
             Self::Verifier(left) => left.is_empty(),
+            Self::Ender(session) => session.is_none(),
         }
     }
 
@@ -402,6 +409,7 @@ impl Actor {
             Self::Collector(collector) => collector.step(world),
             // What somebody hung on it meanwhile keeps it.
             Self::Remover(change) => drop(world.write("", change.take().unwrap())),
+            Self::Ender(session) => drop(world.write(session.take().unwrap(), Change::End)),
             Self::Taker { at, found } => {
                 match *at {
                     0 => world.must("taker", Change::Begin { client: String::new() }),
@@ -527,4 +535,10 @@ fn a_parent_goes_before_two_collectors() {
     let world = World::default().with("p", None, &[&[8]], &[8]).with("old", None, &[&[1]], &[1]).without("old");
     let cast = [Writer::actor("x", Some("p"), &[1]), delete("p"), Collector::actor("c"), Collector::actor("d")];
     assert_eq!(search(world, &cast), 44_769_779_438);
+}
+
+#[test]
+fn a_session_that_lives_is_ended_by_somebody_else() {
+    let cast = [Actor::Ender(Some("x-1")), Writer::actor("x", None, &[1, 4]), Collector::actor("c")];
+    assert_eq!(search(garbage(), &cast), 96_616);
 }

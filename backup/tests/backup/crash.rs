@@ -131,7 +131,10 @@ async fn crash_everywhere(lost: bool) {
         let (outcome, mut told) = run(&faulty, &world.location, &world.pool).await;
         let is_over = faulty.changes() < at;
         assert!(outcome.is_ok() || !is_over, "{outcome:?}");
-        recovered(&world, &store, &mut told, "after").await;
+        // The next program has a cache of its own, or takes over what the first one left.
+        recovered(&world, &store, &mut told, if at % 2 == 0 { "cache" } else { "after" }).await;
+        faulty.land().await;
+        recovered(&world, &store, &mut told, "later").await;
         world.pool.close().await.unwrap();
         if is_over {
             break;
@@ -205,4 +208,36 @@ async fn a_list_that_misses_what_was_put_while_it_was_made_is_no_gap_in_the_log(
         faulty.set(Fault::None);
         told.check(&reader, &world.pool).await;
     }
+}
+
+#[tokio::test]
+async fn a_store_without_room_for_packs_gets_rid_of_those_that_nobody_needs() {
+    let (world, store, repository) = in_memory(None).await;
+    drop(repository);
+    volumes(&world.pool).await;
+    let faulty = Faulty::new(store.clone(), Fault::None);
+    let through: Arc<dyn ObjectStore> = faulty.clone();
+    let repository = Repository::open_with(through, &world.location).await.unwrap();
+    let mut told = Told::default();
+    let first = told.create(&repository, &world.pool, "a").await.unwrap();
+    write(&world.pool, "a", 0, &noise(900 << 10, 7)).await;
+    let second = told.create(&repository, &world.pool, "a").await.unwrap();
+    write(&world.pool, "a", 0, &noise(800 << 10, 8)).await;
+    let _third = told.create(&repository, &world.pool, "a").await.unwrap();
+    // Of the first pack a part is needed, of the second one next to nothing or nothing.
+    told.remove(&repository, &first, true).await.unwrap();
+    told.remove(&repository, &second, true).await.unwrap();
+    write(&world.pool, "b", 0, &noise(1 << 20, 9)).await;
+    let other = told.create(&repository, &world.pool, "b").await.unwrap();
+    told.remove(&repository, &other, false).await.unwrap();
+    faulty.set(Fault::Full);
+    let collected = repository.collect(&WHOLE, &Job::new()).await.unwrap();
+    assert!(collected.rewriting_failed.is_some() && collected.unneeded_packs > 0, "{collected:?}");
+    assert_eq!(collected.deleted_objects, collected.unneeded_packs);
+    told.check(&repository, &world.pool).await;
+    faulty.set(Fault::None);
+    let collected = repository.collect(&WHOLE, &Job::new()).await.unwrap();
+    assert!(collected.rewriting_failed.is_none() && collected.rewritten_packs > 0, "{collected:?}");
+    told.check(&repository, &world.pool).await;
+    holds_exactly(&*store, &repository.backups().await.unwrap()).await;
 }

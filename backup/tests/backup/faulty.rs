@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 
 /// What is to fail.
@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Conflict {
         every: u64,
     },
+    /// There is room for records, and none for packs.
+    Full,
     /// Lists leave out the object before the last.
     ListsInMotion,
 }
@@ -49,6 +51,8 @@ pub(crate) struct Faulty {
     pub(crate) counts: [AtomicU64; 3],
     /// Faults so far.
     pub(crate) faults: AtomicU64,
+    /// The put that a crash kept from being done.
+    late: Mutex<Option<(Path, PutPayload)>>,
 }
 
 enum Verdict {
@@ -75,11 +79,26 @@ fn dead(path: &str) -> Error {
 
 impl Faulty {
     pub(crate) fn new(inner: Arc<InMemory>, fault: Fault) -> Arc<Self> {
-        Arc::new(Self { inner, fault: Mutex::new(fault), counts: Default::default(), faults: AtomicU64::new(0) })
+        Arc::new(Self {
+            inner,
+            fault: Mutex::new(fault),
+            counts: Default::default(),
+            faults: AtomicU64::new(0),
+            late: Mutex::default(),
+        })
     }
 
     pub(crate) fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
+    }
+
+    /// The put that a crash kept from being done arrives after all.
+    pub(crate) async fn land(&self) {
+        let late = self.late.lock().unwrap().take();
+        if let Some((path, payload)) = late {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let _there = self.inner.put_opts(&path, payload, options).await;
+        }
     }
 
     pub(crate) fn changes(&self) -> u64 {
@@ -96,6 +115,7 @@ impl Faulty {
             Fault::Crash { at, lost: true } if changes == at && kind != Kind::Read => Verdict::Lose(dead(path)),
             Fault::Crash { at, .. } if changes >= at => Verdict::Fail(dead(path)),
             Fault::Once { at } if changes == at && kind != Kind::Read => Verdict::Fail(dead(path)),
+            Fault::Full if kind == Kind::Put && path.starts_with("packs/") => Verdict::Fail(dead(path)),
             Fault::Now { every, lost } if operations % every == 0 => match lost {
                 true => Verdict::Lose(passing()),
                 false => Verdict::Fail(passing()),
@@ -138,7 +158,11 @@ impl fmt::Display for Faulty {
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.pass(Kind::Put, path.as_ref(), self.inner.put_opts(path, payload, options)).await
+        let done = self.pass(Kind::Put, path.as_ref(), self.inner.put_opts(path, payload.clone(), options)).await;
+        if let Err(Error::PermissionDenied { .. }) = done {
+            let _first = self.late.lock().unwrap().get_or_insert((path.clone(), payload));
+        }
+        done
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

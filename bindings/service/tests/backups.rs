@@ -18,7 +18,7 @@ async fn site() -> (TempDir, Pool, RepositoryRef) {
     let pool = Pool::create(&path, PoolOptions::new().size(256 * MIB).open(open_options())).await.unwrap();
     let volume = pool.create_volume("db", 32 * MIB, VolumeOptions::default()).await.unwrap();
     for at in 0..16 {
-        let content: Vec<u8> = (0..MIB).map(|i| (i * i >> 7) as u8 ^ at as u8 | 1).collect();
+        let content: Vec<u8> = (0..MIB).map(|i| ((i * i) >> 7) as u8 ^ at as u8 | 1).collect();
         volume.write(at * 2 * MIB, IoBuf::from(&content[..])).await.unwrap();
     }
     let url = format!("file://{}", directory.path().join("repository").display());
