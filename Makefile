@@ -1,4 +1,4 @@
-# make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, delete, kill
+# make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, kill, back up, restore, delete
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests, Miri
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
