@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, ops::Deref};
 
+use bytes::Bytes;
 use cairn_engine::IoBuf;
 
 use crate::error::{Result, corrupt};
@@ -64,6 +65,26 @@ impl Codec {
 pub(crate) enum Content {
     Read(IoBuf),
     Made(Vec<u8>),
+}
+
+impl Content {
+    /// The same, shared and never copied again.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        struct Owner(IoBuf);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        match self {
+            Self::Read(bytes) => Bytes::from_owner(Owner(bytes)),
+            Self::Made(mut bytes) => {
+                // The compressor was given room for the worst case.
+                bytes.shrink_to_fit();
+                Bytes::from(bytes)
+            }
+        }
+    }
 }
 
 impl Deref for Content {

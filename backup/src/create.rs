@@ -25,7 +25,9 @@ use crate::{
     source::{Changes, Piece, Portion, Source, engine},
 };
 
-/// Portions that are read, named and compressed at the same time.
+/// Portions that are read ahead. A pack on its way to the same disk holds reads up for a while; the processors are not to wait for them.
+const READ_AHEAD: usize = 48;
+/// Portions that are named and compressed at the same time.
 const AT_ONCE: usize = 8;
 /// Reads of one portion at the same time.
 const READS: usize = 8;
@@ -33,6 +35,8 @@ const READS: usize = 8;
 const ATTEMPTS: u32 = 4;
 /// Blocks that are compared with the volume before a backup counts.
 const SAMPLES: usize = 16;
+/// Of these, at the same time.
+const SAMPLES_AT_ONCE: usize = 4;
 /// Snapshots that backups take begin so; the last one of a volume stays for each repository, for the next incremental.
 pub const SNAPSHOT_PREFIX: &str = "cairn-backup-";
 
@@ -313,28 +317,8 @@ impl Repository {
 
     /// Compares some blocks of a new map with the volume: a backup that holds something else must not count.
     async fn compare_sample(&self, session: &Session, map: Map, source: &Source) -> Result<()> {
-        let chunks = session.chunks();
-        for _ in 0..SAMPLES {
-            let Some((block, content)) = sample::any(chunks, map, source.size.div_ceil(BLOCK)).await? else {
-                return Ok(());
-            };
-            let expected = match content {
-                Content::Data { chunk, first } => {
-                    let whole = chunks.get(&chunk).await?;
-                    let at = usize::from(first) * BLOCK as usize;
-                    whole.get(at..at + BLOCK as usize).map(<[u8]>::to_vec)
-                }
-                _ => Some(vec![0; BLOCK as usize]),
-            };
-            if expected.as_deref() != Some(&source.read(block, 1).await?[..]) {
-                return Err(corrupt(format!(
-                    "the backup would be wrong: it has something else at byte {} than the snapshot; nothing was recorded. \
-                     Check the pool (`cairn pool check --data`) and make a full backup",
-                    block * BLOCK
-                )));
-            }
-        }
-        Ok(())
+        let compared = (0..SAMPLES).map(|_| compare_one(session.chunks(), map, source));
+        stream::iter(compared).buffer_unordered(SAMPLES_AT_ONCE).try_collect().await
     }
 
     /// A copy of what the log says, for people and for import.
@@ -343,6 +327,28 @@ impl Repository {
         let bytes = Bytes::from(envelope::wrap("manifest", &name, backup, self.keys()));
         self.store().put_new(&name, bytes).await.map(drop)
     }
+}
+
+async fn compare_one(chunks: &Chunks, map: Map, source: &Source) -> Result<()> {
+    let Some((block, content)) = sample::any(chunks, map, source.size.div_ceil(BLOCK)).await? else {
+        return Ok(());
+    };
+    let expected = match content {
+        Content::Data { chunk, first } => {
+            let whole = chunks.get(&chunk).await?;
+            let at = usize::from(first) * BLOCK as usize;
+            whole.get(at..at + BLOCK as usize).map(<[u8]>::to_vec)
+        }
+        _ => Some(vec![0; BLOCK as usize]),
+    };
+    if expected.as_deref() == Some(&source.read(block, 1).await?[..]) {
+        return Ok(());
+    }
+    Err(corrupt(format!(
+        "the backup would be wrong: it has something else at byte {} than the snapshot; nothing was recorded. \
+         Check the pool (`cairn pool check --data`) and make a full backup",
+        block * BLOCK
+    )))
 }
 
 pub(crate) fn manifest(id: &str) -> String {
@@ -372,23 +378,29 @@ fn portions(changes: Changes, source: Source, readier: Readier, job: Job) -> imp
     });
     portions
         .map_ok(move |portion| {
-            let (source, readier, job) = (source.clone(), readier.clone(), job.clone());
+            let (source, job) = (source.clone(), job.clone());
             async move {
                 job.check()?;
-                read(portion, &source, readier).await
+                read(portion, &source).await
+            }
+        })
+        .try_buffered(READ_AHEAD)
+        .map_ok(move |read| {
+            let readier = readier.clone();
+            async move {
+                let worker = tokio::task::spawn_blocking(move || ready(read, &readier));
+                worker.await.map_err(|e| Error::new(ErrorKind::Store, format!("a worker failed: {e}")))?
             }
         })
         .try_buffered(AT_ONCE)
 }
 
-async fn read(portion: Portion, source: &Source, readier: Readier) -> Result<Done> {
+async fn read(portion: Portion, source: &Source) -> Result<Vec<(Piece, IoBuf)>> {
     let reads = stream::iter(portion).map(|piece| async move {
         let content = if piece.is_hole { IoBuf::zeroed(0) } else { source.read(piece.block, piece.count).await? };
         Ok::<_, Error>((piece, content))
     });
-    let read: Vec<(Piece, IoBuf)> = reads.buffered(READS).try_collect().await?;
-    let worker = tokio::task::spawn_blocking(move || ready(read, &readier));
-    worker.await.map_err(|e| Error::new(ErrorKind::Store, format!("a worker failed: {e}")))?
+    reads.buffered(READS).try_collect().await
 }
 
 fn is_zero(block: &[u8]) -> bool {

@@ -246,6 +246,9 @@ fn open_db(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_write_buffer_size(GATHERED);
     options.set_max_open_files(64);
     options.set_keep_log_file_num(2);
+    // Opened by each command: a few files, and no threads for them.
+    options.set_max_file_opening_threads(1);
+    options.set_skip_stats_update_on_db_open(true);
     options.set_block_based_table_factory(&table);
     let mut chunks = options.clone();
     chunks.set_prefix_extractor(SliceTransform::create_fixed_prefix(ID_LEN));

@@ -11,6 +11,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use bytes::Bytes;
+
 use crate::{
     chunk::{self, ChunkId, Codec, Content, ID_LEN},
     crypt::Keys,
@@ -47,7 +49,7 @@ pub(crate) struct Prepared {
     pub(crate) kind: Kind,
     codec: Codec,
     pub(crate) length: u32,
-    stored: Content,
+    stored: Bytes,
 }
 
 impl Prepared {
@@ -56,7 +58,7 @@ impl Prepared {
         let length = content.len() as u32;
         let (codec, plain) = chunk::compress(content, level);
         let stored = keys.seal_if_any(&plain, &id.0).map_or(plain, Content::Made);
-        Self { id, kind, codec, length, stored }
+        Self { id, kind, codec, length, stored: stored.into_bytes() }
     }
 }
 
@@ -64,7 +66,9 @@ impl Prepared {
 pub(crate) struct Writer {
     name: String,
     keys: Keys,
-    bytes: Vec<u8>,
+    /// One after the other, as they were made: nothing is copied into one place.
+    parts: Vec<Bytes>,
+    length: usize,
     entries: Vec<Entry>,
 }
 
@@ -83,11 +87,9 @@ fn hash(name: &str, footer: &[u8]) -> [u8; 32] {
 }
 
 impl Writer {
-    /// An empty pack of this name, with room for so many bytes.
-    pub(crate) fn new(name: String, keys: Keys, room: usize) -> Self {
-        let mut bytes = Vec::with_capacity(room);
-        bytes.extend_from_slice(HEAD);
-        Self { name, keys, bytes, entries: Vec::new() }
+    /// An empty pack of this name.
+    pub(crate) fn new(name: String, keys: Keys) -> Self {
+        Self { name, keys, parts: vec![Bytes::from_static(HEAD)], length: HEAD.len(), entries: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -96,23 +98,24 @@ impl Writer {
 
     /// Bytes so far.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.length
     }
 
     pub(crate) fn add(&mut self, chunk: Prepared) {
         self.entries.push(Entry {
             id: chunk.id,
-            offset: self.bytes.len() as u32,
+            offset: self.length as u32,
             stored: chunk.stored.len() as u32,
             length: chunk.length,
             codec: chunk.codec,
             kind: chunk.kind,
         });
-        self.bytes.extend_from_slice(&chunk.stored);
+        self.length += chunk.stored.len();
+        self.parts.push(chunk.stored);
     }
 
-    /// The whole object, and what is in it.
-    pub(crate) fn finish(mut self) -> (Vec<u8>, Vec<Entry>) {
+    /// The whole object, in parts, and what is in it.
+    pub(crate) fn finish(mut self) -> (Vec<Bytes>, Vec<Entry>) {
         let mut footer = Vec::with_capacity(self.entries.len() * ENTRY);
         for entry in &self.entries {
             footer.extend_from_slice(&entry.id.0);
@@ -125,13 +128,14 @@ impl Writer {
             };
             footer.extend_from_slice(&[entry.codec.to_byte(), kind, 0, 0]);
         }
-        let sealed = self.keys.seal(footer, self.name.as_bytes());
-        self.bytes.extend_from_slice(&sealed);
-        self.bytes.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
-        self.bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
-        self.bytes.extend_from_slice(&hash(&self.name, &sealed));
-        self.bytes.extend_from_slice(END);
-        (self.bytes, self.entries)
+        let mut end = self.keys.seal(footer, self.name.as_bytes());
+        let (hash, length) = (hash(&self.name, &end), end.len() as u32);
+        end.extend_from_slice(&length.to_le_bytes());
+        end.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        end.extend_from_slice(&hash);
+        end.extend_from_slice(END);
+        self.parts.push(Bytes::from(end));
+        (self.parts, self.entries)
     }
 }
 
@@ -230,10 +234,11 @@ mod tests {
     fn a_pack_says_what_is_in_it_and_every_changed_byte_is_noticed() {
         for keys in [Keys::none(), Keys::from_master(&new_master())] {
             let contents = [vec![7; 5000], b"short".to_vec(), Vec::new()];
-            let mut writer = Writer::new("s/1".to_owned(), keys.clone(), 0);
+            let mut writer = Writer::new("s/1".to_owned(), keys.clone());
             assert!(writer.is_empty());
             contents.iter().for_each(|content| writer.add(prepared(content, &keys)));
-            let (bytes, entries) = writer.finish();
+            let (parts, entries) = writer.finish();
+            let bytes = parts.concat();
             assert_eq!(entries.len(), 3);
             assert_eq!(read("s/1", &bytes, &keys).unwrap(), contents);
             for at in HEAD.len()..bytes.len() {

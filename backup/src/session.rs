@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, mem, sync::Arc};
 
-use bytes::Bytes;
+use object_store::PutPayload;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -21,8 +21,6 @@ use crate::{
 
 /// A pack is closed when it has come to this many bytes.
 const PACK: usize = 32 << 20;
-/// What its last chunk and its footer may need beyond that, as a rule.
-const SPARE: usize = 512 << 10;
 /// Packs that are under way to the store at the same time.
 const UPLOADS: usize = 2;
 
@@ -84,11 +82,8 @@ impl Session {
         repository.write(&id, change).await?;
         repository.take_over_dead_sessions(&id).await?;
         let chunks = repository.chunks(job).await?.with_session(&id);
-        let open = pack::Writer::new(
-            PackName { session: id.clone(), number: 1 }.to_string(),
-            repository.keys().clone(),
-            PACK + SPARE,
-        );
+        let open =
+            pack::Writer::new(PackName { session: id.clone(), number: 1 }.to_string(), repository.keys().clone());
         Ok(Self {
             repository: repository.clone(),
             id,
@@ -172,9 +167,10 @@ impl Session {
         let name = PackName { session: self.id.clone(), number: self.next };
         self.next += 1;
         let following = PackName { session: self.id.clone(), number: self.next };
-        let next = pack::Writer::new(following.to_string(), self.repository.keys().clone(), PACK + SPARE);
-        let (bytes, entries) = mem::replace(&mut self.open, next).finish();
-        self.uploaded += bytes.len() as u64;
+        let next = pack::Writer::new(following.to_string(), self.repository.keys().clone());
+        let (parts, entries) = mem::replace(&mut self.open, next).finish();
+        let bytes: PutPayload = parts.into_iter().collect();
+        self.uploaded += bytes.content_length() as u64;
         self.new.insert(&name);
         let (repository, job, pending) = (self.repository.clone(), self.job.clone(), self.pending.clone());
         let upload = async move {
@@ -228,11 +224,17 @@ impl Session {
 }
 
 /// Puts a pack, and reads back what it says is in it.
-async fn upload(repository: &Repository, job: &Job, name: &PackName, bytes: Vec<u8>, entries: &[Entry]) -> Result<()> {
-    job.transfer(bytes.len() as u64).await?;
+async fn upload(
+    repository: &Repository,
+    job: &Job,
+    name: &PackName,
+    bytes: PutPayload,
+    entries: &[Entry],
+) -> Result<()> {
+    job.transfer(bytes.content_length() as u64).await?;
     let store = repository.store();
     // A name that is taken is this very pack: an answer was lost. Whatever is there is read back now.
-    let _put = store.put_new(&name.object(), Bytes::from(bytes)).await?;
+    let _put = store.put_new(&name.object(), bytes).await?;
     let there = crate::chunks::footer(store, repository.keys(), name).await?;
     if there != entries {
         let text = format!("{} does not hold what was put there", store.shown(&name.object()));

@@ -3,7 +3,7 @@
 //! Errors that may pass are tried again for a while. A put whose answer was lost may have been done: whoever needs to know reads the object
 //! back.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -19,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result, invalid};
 const TRIES: u32 = 5;
 /// Before the second try; each further one waits twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Objects of so many bytes do not stay in the page cache of this machine.
+const LARGE: usize = 1 << 20;
 
 /// Whether an object was put, or one of that name was there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +43,8 @@ pub(crate) struct Store {
     inner: Arc<dyn ObjectStore>,
     /// What is in front of each name, for errors.
     url: String,
+    /// Of a store in the file system.
+    directory: Option<PathBuf>,
 }
 
 impl fmt::Debug for Store {
@@ -67,7 +71,11 @@ impl Store {
         let options = from_environment.map(|(key, value)| (key.to_ascii_lowercase(), value)).chain(options);
         let (store, prefix) = object_store::parse_url_opts(&parsed, options)
             .map_err(|e| invalid(format!("{url} cannot be used as a repository: {e}")))?;
-        Ok(Self { inner: Arc::new(PrefixStore::new(store, prefix)), url: url.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            inner: Arc::new(PrefixStore::new(store, prefix)),
+            url: url.trim_end_matches('/').to_owned(),
+            directory: None,
+        })
     }
 
     fn local(parsed: &Url, url: &str, create: bool) -> Result<Self> {
@@ -81,12 +89,12 @@ impl Store {
         })?;
         // Without it a power cut could take what was committed.
         let store = store.with_fsync(true);
-        Ok(Self { inner: Arc::new(store), url: url.trim_end_matches('/').to_owned() })
+        Ok(Self { inner: Arc::new(store), url: url.trim_end_matches('/').to_owned(), directory: Some(directory) })
     }
 
     /// A store that is open already: in memory, or one that fails as a test wants it to.
     pub(crate) fn from_parts(inner: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { inner, url: url.to_owned() }
+        Self { inner, url: url.to_owned(), directory: None }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -107,14 +115,17 @@ impl Store {
     }
 
     /// Puts an object unless there is one of its name.
-    pub(crate) async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Put> {
-        let path = Path::from(name);
+    pub(crate) async fn put_new(&self, name: &str, bytes: impl Into<PutPayload>) -> Result<Put> {
+        let (path, bytes) = (Path::from(name), bytes.into());
         let mut tries = 0;
         loop {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             tries += 1;
-            match self.inner.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await {
-                Ok(_) => return Ok(Put::Done),
+            match self.inner.put_opts(&path, bytes.clone(), options).await {
+                Ok(_) => {
+                    self.leave_cache(name, bytes.content_length()).await;
+                    return Ok(Put::Done);
+                }
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     // Some stores answer so to a conflict of two puts, too, though neither has landed.
                     if self.head(name).await?.is_some() {
@@ -131,6 +142,19 @@ impl Store {
             }
             wait(tries).await;
         }
+    }
+
+    /// Takes a large object that is on disk out of the page cache: the memory of a host of VMs is for other things, and the next pack is
+    /// written into pages that are at hand.
+    async fn leave_cache(&self, name: &str, length: usize) {
+        let Some(directory) = self.directory.as_ref().filter(|_| length >= LARGE) else { return };
+        let path = directory.join(name);
+        let advise = move || -> std::io::Result<()> {
+            let file = std::fs::File::open(path)?;
+            Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
+        };
+        // It is no more than advice.
+        let _advised = tokio::task::spawn_blocking(advise).await;
     }
 
     /// The whole object; `None` if there is none.

@@ -19,7 +19,7 @@ use crate::{
         record::Record,
         superblock::{MapEntry, Superblock},
     },
-    replay::{Found, follow, group_at},
+    replay::{Found, Ring},
     space::reach::{PIECE_BLOCKS, Reach, piece_bytes},
     units::{BLOCK_SIZE, Epoch},
     versions::{
@@ -95,21 +95,22 @@ pub fn node(input: &[u8]) -> bool {
 pub fn journal(input: &[u8]) -> bool {
     let Some((ring, seq, at)) = ring(input) else { return false };
     let blocks = (ring.len() / BLOCK_SIZE) as u64;
-    let Ok(groups) = follow(&ring, UUID, seq, at) else { return false };
+    let all = Ring::of(&ring, UUID, 0);
+    let Ok(groups) = Ring::of(&ring, UUID, seq).follow(seq, at) else { return false };
     assert!(groups.len() as u64 <= blocks, "more groups than blocks");
     let mut place = at;
     for (n, found) in groups.iter().enumerate() {
         let Found { header, at } = *found;
         assert_eq!(header.seq, seq + n as u64);
         assert!(at == place || at == 0, "group {} was looked for at {place} and found at {at}", header.seq);
-        let Some((again, body)) = group_at(&ring, UUID, at) else { panic!("group {} is gone", header.seq) };
+        let Some((again, body)) = all.get(at) else { panic!("group {} is gone", header.seq) };
         assert_eq!((again, body.len()), (header, header.record_bytes as usize));
         assert!(at + header.blocks() <= blocks, "a group wraps");
         place = (at + header.blocks()) % blocks;
         round_trip_records(body);
     }
     let missing = seq + groups.len() as u64;
-    let newest = (0..blocks).filter_map(|at| group_at(&ring, UUID, at)).map(|(h, _)| h.seq).max();
+    let newest = (0..blocks).filter_map(|at| all.get(at)).map(|(h, _)| h.seq).max();
     assert!(newest <= Some(missing), "group {newest:?} is there, {missing} is not");
     !groups.is_empty()
 }

@@ -5,7 +5,7 @@
 //! is told from an incomplete end by what follows it, and refused.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{
     core::Core,
@@ -22,8 +22,8 @@ use crate::{
     units::{BLOCK, BLOCK_SIZE},
 };
 
-/// Bytes of the journal read at once, and reads under way at once.
-const CHUNK: usize = 1 << 20;
+/// Blocks of the journal read at once, and reads under way at once.
+const CHUNK_BLOCKS: u64 = 64;
 const DEPTH: usize = 16;
 
 /// A valid group: where its records are within the journal's bytes, and where the next one starts.
@@ -34,49 +34,71 @@ pub(crate) struct Found {
     pub(crate) at: u64,
 }
 
-/// The ring's bytes, and the groups in it that follow the checkpoint.
+/// The groups of a ring that are whole and have a certain number or a higher one, by their first blocks.
+pub(crate) struct Ring {
+    blocks: u64,
+    groups: BTreeMap<u64, (GroupHeader, Vec<u8>)>,
+}
+
+impl Ring {
+    /// The groups in a ring's bytes.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of(bytes: &[u8], uuid: &[u8; 16], seq: u64) -> Self {
+        let mut this = Self { blocks: (bytes.len() / BLOCK_SIZE) as u64, groups: BTreeMap::new() };
+        for at in 0..this.blocks {
+            let group = bytes.get((at * BLOCK) as usize..).unwrap_or_default();
+            if let Some(header) = GroupHeader::decode(group, uuid).filter(|h| h.seq >= seq) {
+                this.add(at, header, group);
+            }
+        }
+        this
+    }
+
+    /// Takes in a group from its bytes, and whatever follows them, if it is whole.
+    fn add(&mut self, at: u64, header: GroupHeader, bytes: &[u8]) {
+        if let Some(body) = group::body(bytes, &header) {
+            let _same = self.groups.insert(at, (header, body.to_vec()));
+        }
+    }
+
+    pub(crate) fn get(&self, at: u64) -> Option<(GroupHeader, &[u8])> {
+        self.groups.get(&at).map(|(header, body)| (*header, &body[..]))
+    }
+
+    /// The groups from `seq` at block `at` on, or what is wrong.
+    pub(crate) fn follow(&self, seq: u64, at: u64) -> Result<Vec<Found>> {
+        let (mut seq, mut at) = (seq, at);
+        let mut groups = Vec::new();
+        loop {
+            let next = [at, 0]
+                .into_iter()
+                .find_map(|place| self.get(place).filter(|(h, _)| h.seq == seq).map(|(h, _)| (h, place)));
+            let Some((header, place)) = next else { break };
+            groups.push(Found { header, at: place });
+            seq += 1;
+            at = place + header.blocks();
+            if at >= self.blocks {
+                at = 0;
+            }
+        }
+        // A later group cannot exist unless this one was durable: then it is damaged, not incomplete.
+        match self.groups.values().find(|(header, _)| header.seq > seq) {
+            Some((header, _)) if !broken(Sabotage::IgnoreGap) => Err(corrupt(format!(
+                "journal group {seq} is damaged or missing (expected at journal block {at}) though group {} exists: \
+                 opening would lose committed writes; restore from a backup",
+                header.seq
+            ))),
+            _ => Ok(groups),
+        }
+    }
+}
+
+/// The groups that follow the checkpoint.
 pub(crate) struct Journal {
-    bytes: Vec<u8>,
+    ring: Ring,
     pub(crate) groups: Vec<Found>,
     /// The last group was incomplete and does not count.
     pub(crate) dropped: bool,
-}
-
-/// The group that starts at block `at` of the ring.
-pub(crate) fn group_at<'a>(ring: &'a [u8], uuid: &[u8; 16], at: u64) -> Option<(GroupHeader, &'a [u8])> {
-    let bytes = ring.get(usize::try_from(at * BLOCK).ok()?..)?;
-    let header = GroupHeader::decode(bytes, uuid)?;
-    let body = group::body(bytes, &header)?;
-    Some((header, body))
-}
-
-/// The groups from `seq` at block `at` on, or what is wrong.
-pub(crate) fn follow(ring: &[u8], uuid: &[u8; 16], seq: u64, at: u64) -> Result<Vec<Found>> {
-    let blocks = (ring.len() / BLOCK_SIZE) as u64;
-    let (mut seq, mut at) = (seq, at);
-    let mut groups = Vec::new();
-    loop {
-        let next = [at, 0]
-            .into_iter()
-            .find_map(|place| group_at(ring, uuid, place).filter(|(h, _)| h.seq == seq).map(|(h, _)| (h, place)));
-        let Some((header, place)) = next else { break };
-        groups.push(Found { header, at: place });
-        seq += 1;
-        at = place + header.blocks();
-        if at >= blocks {
-            at = 0;
-        }
-    }
-    // A later group cannot exist unless this one was durable: then it is damaged, not incomplete.
-    let later = (0..blocks).find_map(|place| group_at(ring, uuid, place).filter(|(h, _)| h.seq > seq));
-    match later {
-        Some((header, _)) if !broken(Sabotage::IgnoreGap) => Err(corrupt(format!(
-            "journal group {seq} is damaged or missing (expected at journal block {at}) though group {} exists: \
-             opening would lose committed writes; restore from a backup",
-            header.seq
-        ))),
-        _ => Ok(groups),
-    }
 }
 
 /// The records of a group.
@@ -94,12 +116,12 @@ fn records(body: &[u8], seq: u64) -> impl Iterator<Item = Result<Record<'_>>> {
 }
 
 impl Journal {
-    /// Reads the whole ring and finds the groups that follow the checkpoint.
+    /// Reads the ring and finds the groups that follow the checkpoint.
     pub(crate) async fn read(core: &Rc<Core>) -> Result<Self> {
         let superblock = core.superblock.borrow().clone();
-        let bytes = read_ring(core, &superblock).await?;
-        let groups = follow(&bytes, &superblock.uuid, superblock.group_seq, superblock.group_at)?;
-        let mut this = Self { bytes, groups, dropped: false };
+        let ring = read_ring(core, &superblock).await?;
+        let groups = ring.follow(superblock.group_seq, superblock.group_at)?;
+        let mut this = Self { ring, groups, dropped: false };
         if let Some(&last) = this.groups.last()
             && !broken(Sabotage::ReplayIncompleteGroup)
             && !this.is_complete(core, last).await?
@@ -110,15 +132,14 @@ impl Journal {
         Ok(this)
     }
 
-    fn body(&self, group: Found, uuid: &[u8; 16]) -> &[u8] {
-        group_at(&self.bytes, uuid, group.at).map_or(&[], |(_, body)| body)
+    fn body(&self, group: Found) -> &[u8] {
+        self.ring.get(group.at).map_or(&[], |(_, body)| body)
     }
 
     /// Whether all data that a group names is there.
     async fn is_complete(&self, core: &Rc<Core>, group: Found) -> Result<bool> {
-        let uuid = core.superblock.borrow().uuid;
         let mut reads = std::collections::VecDeque::new();
-        for record in records(self.body(group, &uuid), group.header.seq) {
+        for record in records(self.body(group), group.header.seq) {
             let Record::Write { place, crcs, .. } = record? else { continue };
             let len = crcs.len() / 4 * BLOCK_SIZE;
             reads
@@ -140,11 +161,10 @@ impl Journal {
 
     /// Does everything again; returns how many records there were.
     pub(crate) async fn replay(&self, core: &Rc<Core>) -> Result<u64> {
-        let uuid = core.superblock.borrow().uuid;
         let mut count = 0;
         core.state.borrow_mut().set_replaying(true);
         for &group in &self.groups {
-            for record in records(self.body(group, &uuid), group.header.seq) {
+            for record in records(self.body(group), group.header.seq) {
                 let record = record?;
                 core.step(|state| apply(state, &record)).await.map_err(|e| {
                     e.within(format_args!("while replaying record {count} of the journal (group {})", group.header.seq))
@@ -165,28 +185,59 @@ fn matches(crcs: &[u8], done: Completion) -> Result<bool> {
     Ok(n == buf.len() && buf.chunks(BLOCK_SIZE).zip(sums).all(|(bytes, crc)| crc32fast::hash(bytes) == crc))
 }
 
-async fn read_ring(core: &Rc<Core>, superblock: &Superblock) -> Result<Vec<u8>> {
-    let total = superblock.journal_blocks * BLOCK;
-    let mut bytes = Vec::with_capacity(total as usize);
+/// Finds the groups that may follow the checkpoint. The ring is looked through a chunk at a time: what is old in it, most of it as a rule,
+/// is not kept.
+async fn read_ring(core: &Rc<Core>, superblock: &Superblock) -> Result<Ring> {
+    let (uuid, seq, blocks) = (&superblock.uuid, superblock.group_seq, superblock.journal_blocks);
+    let mut heads = Vec::new();
+    let chunks = (0..blocks).step_by(CHUNK_BLOCKS as usize).map(|at| (at, CHUNK_BLOCKS.min(blocks - at)));
+    read_parts(core, superblock, chunks, |first, bytes| {
+        let starts = (first..).zip(bytes.chunks(BLOCK_SIZE));
+        heads.extend(starts.filter_map(|(at, block)| {
+            let header = GroupHeader::decode(block, uuid).filter(|h| h.seq >= seq)?;
+            (at + header.blocks() <= blocks).then_some((at, header))
+        }));
+    })
+    .await?;
+    let mut ring = Ring { blocks, groups: BTreeMap::new() };
+    for (at, header) in heads {
+        read_parts(core, superblock, [(at, header.blocks())].into_iter(), |_, bytes| ring.add(at, header, bytes))
+            .await?;
+    }
+    Ok(ring)
+}
+
+/// Hands out parts of the ring, given by their first blocks and lengths, in order.
+async fn read_parts(
+    core: &Rc<Core>,
+    superblock: &Superblock,
+    mut parts: impl Iterator<Item = (u64, u64)>,
+    mut take: impl FnMut(u64, &[u8]),
+) -> Result<()> {
     let mut reads = std::collections::VecDeque::new();
-    let mut offset = 0;
-    while offset < total || !reads.is_empty() {
-        if offset < total && reads.len() < DEPTH {
-            let len = (total - offset).min(CHUNK as u64);
-            let start = superblock.journal_start * BLOCK + offset;
-            reads.push_back(core.reactor.submit(Op::Read { offset: start, buf: IoBuf::with_len(len as usize) }));
-            offset += len;
+    // Used again and again: new memory would cost more than the reads.
+    let mut free: Vec<IoBuf> = Vec::new();
+    loop {
+        if reads.len() < DEPTH
+            && let Some((at, count)) = parts.next()
+        {
+            let len = (count * BLOCK) as usize;
+            let buf = free.pop().filter(|buf| buf.len() == len).unwrap_or_else(|| IoBuf::with_len(len));
+            let offset = (superblock.journal_start + at) * BLOCK;
+            reads.push_back((at, core.reactor.submit(Op::Read { offset, buf })));
             continue;
         }
-        let Some(read) = reads.pop_front() else { break };
+        let Some((at, read)) = reads.pop_front() else { return Ok(()) };
         let done = read.await;
         let n = done.result.map_err(|e| Error::io("cannot read the journal", e))?;
         match done.op {
-            Op::Read { buf, .. } if n == buf.len() => bytes.extend_from_slice(&buf),
+            Op::Read { buf, .. } if n == buf.len() => {
+                take(at, &buf);
+                free.push(buf);
+            }
             _ => return Err(corrupt("the journal is cut short: the pool is truncated")),
         }
     }
-    Ok(bytes)
 }
 
 /// One record, through the same code that ran when it was written.
@@ -235,14 +286,14 @@ mod tests {
 
     #[test]
     fn follows_to_the_end_and_over_it() {
-        let found = follow(&ring(&[(5, 14), (6, 15), (7, 0), (4, 1)]), UUID, 5, 14).unwrap();
+        let found = Ring::of(&ring(&[(5, 14), (6, 15), (7, 0), (4, 1)]), UUID, 5).follow(5, 14).unwrap();
         assert_eq!(found.iter().map(|f| (f.header.seq, f.at)).collect::<Vec<_>>(), [(5, 14), (6, 15), (7, 0)]);
-        assert_eq!(follow(&ring(&[(4, 0)]), UUID, 5, 1).unwrap(), []);
+        assert_eq!(Ring::of(&ring(&[(4, 0)]), UUID, 5).follow(5, 1).unwrap(), []);
     }
 
     #[test]
     fn a_gap_is_damage_not_an_end() {
-        let error = follow(&ring(&[(5, 3), (7, 5)]), UUID, 5, 3).unwrap_err();
+        let error = Ring::of(&ring(&[(5, 3), (7, 5)]), UUID, 5).follow(5, 3).unwrap_err();
         assert!(error.to_string().contains("group 6"), "{error}");
     }
 }

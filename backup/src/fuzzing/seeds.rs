@@ -125,12 +125,13 @@ fn record_seeds() -> Vec<Seed> {
 
 fn footer(contents: &[&[u8]]) -> Vec<u8> {
     let keys = Keys::none();
-    let mut writer = Writer::new("p".to_owned(), keys.clone(), 0);
+    let mut writer = Writer::new("p".to_owned(), keys.clone());
     for content in contents {
         let made = Bytes::Made(content.to_vec());
         writer.add(Prepared::new(keys.name(content), Kind::Data, made, 3, &keys));
     }
-    let (bytes, entries) = writer.finish();
+    let (parts, entries) = writer.finish();
+    let bytes = parts.concat();
     bytes[bytes.len() - TAIL - entries.len() * 48..bytes.len() - TAIL].to_vec()
 }
 
@@ -141,9 +142,9 @@ fn pack_seeds() -> Vec<Seed> {
     unknown_codec[44] = 9;
     let whole = {
         let keys = Keys::none();
-        let mut writer = Writer::new("p".to_owned(), keys.clone(), 0);
+        let mut writer = Writer::new("p".to_owned(), keys.clone());
         writer.add(Prepared::new(keys.name(b"x"), Kind::Page, Bytes::Made(b"x".to_vec()), 3, &keys));
-        writer.finish().0
+        writer.finish().0.concat()
     };
     vec![
         ("backup_pack", "one", footer(&[&[7; 4096]])),

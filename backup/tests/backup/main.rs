@@ -11,6 +11,7 @@ mod copies;
 mod crash;
 mod damage;
 mod faulty;
+mod golden;
 mod reference;
 mod together;
 mod world;

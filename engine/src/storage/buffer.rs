@@ -5,7 +5,7 @@
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    cell::RefCell,
+    cell::{Cell, RefCell},
     ops::{Deref, DerefMut},
     ptr::NonNull,
 };
@@ -19,13 +19,29 @@ const KEPT_CAPACITY: usize = 64 * 1024;
 const KEPT: usize = 256;
 
 /// Free buffers of one size, kept by a thread.
-struct Kept<const CAPACITY: usize>(RefCell<Vec<NonNull<u8>>>);
+struct Kept<const CAPACITY: usize> {
+    free: RefCell<Vec<NonNull<u8>>>,
+    /// Buffers that the thread had to ask the allocator for. One that never needs any keeps none of those that others hand it.
+    made: Cell<usize>,
+}
 
 impl<const CAPACITY: usize> Kept<CAPACITY> {
+    const fn new() -> Self {
+        Self { free: RefCell::new(Vec::new()), made: Cell::new(0) }
+    }
+
+    fn take(&self) -> Option<NonNull<u8>> {
+        let free = self.free.borrow_mut().pop();
+        if free.is_none() {
+            self.made.set(self.made.get() + 1);
+        }
+        free
+    }
+
     /// Takes the buffer unless there are enough already.
     fn put(&self, ptr: NonNull<u8>) -> bool {
-        let mut list = self.0.borrow_mut();
-        let room = list.len() < KEPT;
+        let mut list = self.free.borrow_mut();
+        let room = list.len() < KEPT.min(self.made.get());
         if room {
             list.push(ptr);
         }
@@ -35,7 +51,7 @@ impl<const CAPACITY: usize> Kept<CAPACITY> {
 
 impl<const CAPACITY: usize> Drop for Kept<CAPACITY> {
     fn drop(&mut self) {
-        for ptr in self.0.take() {
+        for ptr in self.free.take() {
             // SAFETY: `put` took over a buffer of this capacity from an `IoBuf` that let go of it.
             unsafe { dealloc(ptr.as_ptr(), layout(CAPACITY)) }
         }
@@ -43,8 +59,8 @@ impl<const CAPACITY: usize> Drop for Kept<CAPACITY> {
 }
 
 thread_local! {
-    static SINGLE: Kept<ALIGN> = const { Kept(RefCell::new(Vec::new())) };
-    static LARGE: Kept<KEPT_CAPACITY> = const { Kept(RefCell::new(Vec::new())) };
+    static SINGLE: Kept<ALIGN> = const { Kept::new() };
+    static LARGE: Kept<KEPT_CAPACITY> = const { Kept::new() };
 }
 
 /// An owned, aligned, initialised byte buffer.
@@ -81,8 +97,8 @@ impl IoBuf {
             _ => len.next_multiple_of(ALIGN),
         };
         let kept = match capacity {
-            ALIGN => SINGLE.try_with(|k| k.0.borrow_mut().pop()).ok().flatten(),
-            KEPT_CAPACITY => LARGE.try_with(|k| k.0.borrow_mut().pop()).ok().flatten(),
+            ALIGN => SINGLE.try_with(Kept::take).ok().flatten(),
+            KEPT_CAPACITY => LARGE.try_with(Kept::take).ok().flatten(),
             _ => None,
         };
         let ptr = kept.unwrap_or_else(|| {
@@ -165,7 +181,7 @@ mod tests {
         [0, 1, ALIGN - 1, ALIGN, ALIGN + 1, KEPT_CAPACITY, KEPT_CAPACITY + 1, 3 * KEPT_CAPACITY];
 
     fn kept() -> [usize; 2] {
-        [SINGLE.with(|k| k.0.borrow().len()), LARGE.with(|k| k.0.borrow().len())]
+        [SINGLE.with(|k| k.free.borrow().len()), LARGE.with(|k| k.free.borrow().len())]
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The whole, end to end: `cairn` processes, and the NBD clients that people use.
 
+mod backups_guest;
 mod bad_input;
 mod clients_fio;
 mod clients_libnbd;
