@@ -12,7 +12,7 @@ use crate::{
     tree::compare::Known,
     units::{BLOCK, MIB, SECTOR, TIB, VersionId, VolumeId},
     versions::{State as VersionState, Version},
-    volume::{LocalVolume, Opened, changes, push},
+    volume::{LocalVolume, Opened, Role, changes, push},
 };
 
 /// Smallest volume.
@@ -82,8 +82,8 @@ impl LocalPool {
 
     // ---- volumes ----
 
-    /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512). One that is to be filled is open to its filler
-    /// (see [`LocalPool::open_to_fill`]).
+    /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512). One that is to be filled is open as to its
+    /// filler (see [`LocalPool::open_to_fill`]).
     ///
     /// # Errors
     /// `Invalid` for name or size, `Exists`, `NoSpace`, `ReadOnly`; `Busy` during a repair.
@@ -93,6 +93,7 @@ impl LocalPool {
         self.admit(Need::New(1)).await?;
         self.has_epochs()?;
         self.not_repairing()?;
+        let role = if options.filling { Role::Filler } else { Role::Any };
         let volume = {
             let now = self.core.reactor.unix_ms();
             let mut state = self.core.state.borrow_mut();
@@ -102,7 +103,7 @@ impl LocalPool {
             state.create(volume, id, name, size, now, options);
             volume
         };
-        let open = LocalVolume::new(self.core.clone(), Opened::Volume(volume), name.to_owned(), None);
+        let open = LocalVolume::new(self.core.clone(), Opened::Volume(volume), name.to_owned(), role);
         self.core.flush().await?;
         Ok(open)
     }
@@ -113,18 +114,19 @@ impl LocalPool {
     /// `NotFound`; `Busy` during a repair, or for a volume that is filling and that nobody fills (see [`LocalPool::set_filler`]).
     pub fn open(&self, target: &Target) -> Result<LocalVolume> {
         self.not_repairing()?;
-        let (opened, gate) = {
+        let (opened, role) = {
             let state = self.core.state.borrow();
             let volume = state.lineage.require_volume(&target.volume)?;
             match &target.snapshot {
                 None if volume.options.filling => {
-                    (Opened::Volume(volume.volume), Some(self.core.gates.of(volume.volume, &volume.name)?))
+                    let gate = self.core.gates.of(volume.volume, &volume.name)?;
+                    (Opened::Volume(volume.volume), Role::User(gate))
                 }
-                None => (Opened::Volume(volume.volume), None),
-                Some(name) => (Opened::Snapshot(state.lineage.require_snapshot(volume, name)?.id), None),
+                None => (Opened::Volume(volume.volume), Role::Any),
+                Some(name) => (Opened::Snapshot(state.lineage.require_snapshot(volume, name)?.id), Role::Any),
             }
         };
-        Ok(LocalVolume::new(self.core.clone(), opened, target.to_string(), gate))
+        Ok(LocalVolume::new(self.core.clone(), opened, target.to_string(), role))
     }
 
     /// All volumes, by name.

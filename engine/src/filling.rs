@@ -10,7 +10,7 @@ use crate::{
     state::Need,
     units::VolumeId,
     versions::Version,
-    volume::{LocalVolume, Opened},
+    volume::{LocalVolume, Opened, Role},
 };
 
 impl LocalPool {
@@ -46,15 +46,19 @@ impl LocalPool {
 
     /// Opens a volume that is filling as its filler sees it: holes are holes, and nothing waits.
     ///
-    /// Where there is data, the block is as it should be: filled, or written by users since, before a crash too. So a filler writes to holes
-    /// alone, never where it has called a range filled, and no zeros, since holes are zeros. It need not remember anything else.
+    /// Where there is data, the block is as it should be: filled, or written by users since, before a crash too. So what is written through this
+    /// handle goes to holes alone, whatever else is being written; zeros are left out, since holes are zeros. Writes are of whole blocks, or up to
+    /// the volume's end, and holes cannot be made (`Invalid`). Once the volume is full, what is still on its way is left out, and this handle
+    /// only reads.
+    ///
+    /// A filler need not remember anything. But what it calls filled must be in the volume by then.
     ///
     /// # Errors
     /// `NotFound`; `Invalid` when the volume is not filling; `Busy` during a repair.
     pub fn open_to_fill(&self, volume: &str) -> Result<LocalVolume> {
         self.not_repairing()?;
         let opened = Opened::Volume(self.filling(volume)?);
-        Ok(LocalVolume::new(self.core.clone(), opened, volume.to_owned(), None))
+        Ok(LocalVolume::new(self.core.clone(), opened, volume.to_owned(), Role::Filler))
     }
 
     /// The volume holds all of its content: from here on it is like any other, for those too who have it open. Durable, with everything

@@ -22,7 +22,8 @@ use crate::{
 pub trait Filler {
     /// Has the range filled (bytes, whole blocks or up to the volume's end). Once this ends with `Ok`, the range holds its content for
     /// ever after: the filler writes nothing there any more, since users do. The same range may be asked for again and again, and by
-    /// many at once. What it writes, and where, is said at [`LocalPool::open_to_fill`](crate::LocalPool::open_to_fill).
+    /// many at once; and it is dropped before its end when who waits for it goes away, which must not leave undone what others wait for. What it
+    /// writes, and where, is said at [`LocalPool::open_to_fill`](crate::LocalPool::open_to_fill).
     fn fill(&self, offset: u64, length: u64) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 }
 

@@ -53,6 +53,14 @@ impl Reserved {
             }
         }
     }
+
+    /// The first `n` blocks, of the first run, are not wanted.
+    pub(crate) fn give_up(&mut self, n: u64) {
+        if let Some(first) = self.runs.first() {
+            self.core.state.borrow_mut().space.forfeit(Run { start: first.start, len: n });
+            self.advance(n);
+        }
+    }
 }
 
 impl Drop for Reserved {

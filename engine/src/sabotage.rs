@@ -66,6 +66,12 @@ pub enum Sabotage {
     LeakSubtree,
     /// New data may use up the reserve.
     NoReserve,
+    /// Users of a volume that is filling do not wait for what they touch.
+    PassTheGate,
+    /// Zeros of users make holes while the volume fills.
+    HolesWhileFilling,
+    /// A filler's write goes over what is there by now.
+    FillOver,
 }
 
 #[cfg(feature = "sim")]
@@ -80,7 +86,7 @@ mod switch {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 30] = {
+        pub const ALL: [Self; 33] = {
             use Sabotage::*;
             [
                 SkipCommitSync,
@@ -113,6 +119,9 @@ mod switch {
                 DiffSkipsLast,
                 LeakSubtree,
                 NoReserve,
+                PassTheGate,
+                HolesWhileFilling,
+                FillOver,
             ]
         };
     }

@@ -17,7 +17,13 @@ use crate::{
     sabotage::{Sabotage, broken},
     space::{Space, bitmap::Run},
     sweep::{Mode, Outcome, Sweep, Task},
-    tree::{Missing, Nodes, compare::Known, edit::Edit, lookup::Tree, slot_of},
+    tree::{
+        Missing, Nodes,
+        compare::Known,
+        edit::Edit,
+        lookup::{self, Tree},
+        slot_of,
+    },
     units::{BlockIndex, Epoch, PhysicalBlock, VersionId, VolumeId},
     versions::{Lineage, State as VersionState, Version, depth_for, span},
 };
@@ -181,6 +187,24 @@ impl State {
             self.record(&Record::Write { version: id, block: BlockIndex(block), place: PhysicalBlock(place), crcs });
         }
         Ok(())
+    }
+
+    /// What a filler brings for blocks of one leaf: written where there are holes, as long as the volume fills. Looked at in the step itself,
+    /// since there may be data by now. Goes as far as the blocks are alike; returns how many, and whether they were written.
+    pub(crate) fn fill(&mut self, id: VersionId, block: u64, place: u64, crcs: &[u8]) -> Step<(u64, bool)> {
+        let count = crcs.len() as u64 / 4;
+        if broken(Sabotage::FillOver) {
+            return self.write(id, block, place, crcs).map(|()| (count, true));
+        }
+        let Some(version) = self.lineage.get(id).filter(|v| v.options.filling) else { return Ok((count, false)) };
+        let mut pointers = Vec::with_capacity(count as usize);
+        lookup::range(&self.nodes, tree_of(version), block, count, &mut pointers)?;
+        let hole = pointers.first().is_none_or(|p| p.is_hole());
+        let alike = pointers.iter().take_while(|p| p.is_hole() == hole).count();
+        if hole {
+            self.write(id, block, place, &crcs[..alike * 4])?;
+        }
+        Ok((alike as u64, hole))
     }
 
     /// Turns blocks into holes, as far as one step goes: to the end of a leaf, or a whole subtree at once. Returns where it stopped.

@@ -246,6 +246,10 @@ fn what_takes_all_of_its_content_is_refused() {
     block_on(async {
         let full = pool.create_volume("full", SIZE, VolumeOptions::default()).await.unwrap();
         let _snapshot = full.snapshot("s").await.unwrap();
+        let requests = pool.fill_requests("db").await.unwrap();
+        let user = pool.volume("db").await.unwrap();
+        assert_eq!(kind(user.filled().await), ErrorKind::Invalid, "only its filler knows");
+        drop((user, requests));
         let refused = [
             inner.snapshot("s").await.map(drop),
             pool.snapshot(&[target("full@t"), target("db@t")]).await.map(drop),
@@ -447,9 +451,11 @@ impl Filler for Shared {
         Box::pin(async move {
             local.asked.set(local.asked.get() + 1);
             for block in offset / BLOCK..(offset + length).div_ceil(BLOCK) {
-                if local.full.borrow_mut().insert(block) && backup(block) != 0 {
+                if backup(block) != 0 && !local.full.borrow().contains(&block) {
                     local.inner.write(block * BLOCK, bytes(backup(block), length_of(block)), false).await?;
                 }
+                // Not before: who waits for this may go away, and others ask again.
+                let _new = local.full.borrow_mut().insert(block);
             }
             Ok(())
         })

@@ -118,7 +118,8 @@ impl Volume {
     /// See [`LocalPool::filled`](crate::LocalPool::filled).
     pub async fn filled(&self) -> Result<VolumeInfo> {
         let id = self.inner.kept.id;
-        let full = self.inner.pool.run(move |pool| async move { pool.finish_filling(kept(id)?.volume()?).await });
+        let full =
+            self.inner.pool.run(move |pool| async move { pool.finish_filling(kept(id)?.filled_through()?).await });
         full.await?
     }
 

@@ -6,9 +6,11 @@
 
 use std::rc::Rc;
 
-use super::{LocalVolume, changes};
+use super::{LocalVolume, Role, changes};
 use crate::{
     error::Result,
+    gate::Gate,
+    sabotage::{Sabotage, broken},
     storage::{Part, buffer::IoBuf},
     units::{BLOCK, BLOCK_SIZE, VolumeId},
 };
@@ -20,12 +22,25 @@ impl LocalVolume {
     /// Whether holes may stand for content that is still to come. Once this says no, it does for good, and what follows in the journal
     /// is behind the record that says so.
     pub(super) fn is_gated(&self) -> bool {
-        self.attachment.gate.as_ref().is_some_and(|gate| gate.stands())
+        self.gate().is_some()
+    }
+
+    /// Whether zeros that users write become holes. Once they do, they do for good.
+    pub(super) fn zeros_are_holes(&self) -> bool {
+        !self.is_gated() || broken(Sabotage::HolesWhileFilling)
+    }
+
+    /// The gate, while it stands.
+    fn gate(&self) -> Option<&Rc<Gate>> {
+        match &self.attachment.role {
+            Role::User(gate) if gate.stands() => Some(gate),
+            _ => None,
+        }
     }
 
     /// Has the blocks of a range filled. To be awaited before anything is looked at, with nothing held.
     pub(super) async fn fill(&self, offset: u64, end: u64) -> Result<()> {
-        let Some(gate) = self.attachment.gate.as_ref().filter(|gate| gate.stands() && offset < end) else {
+        let Some(gate) = self.gate().filter(|_| offset < end && !broken(Sabotage::PassTheGate)) else {
             return Ok(());
         };
         let size = self.with_version(|v| v.size)?;

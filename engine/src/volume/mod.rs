@@ -4,6 +4,7 @@
 //! Blocks are the unit of atomicity: of two overlapping writes in flight, each block ends up as one or the other.
 
 mod extents;
+mod filler;
 mod gated;
 mod read;
 
@@ -39,12 +40,20 @@ pub(crate) enum Opened {
     Snapshot(VersionId),
 }
 
+/// What a handle is to a volume that is filling.
+pub(crate) enum Role {
+    /// None was filling when it was opened.
+    Any,
+    /// A user, who waits at the gate.
+    User(Rc<Gate>),
+    Filler,
+}
+
 struct Attachment {
     core: Rc<Core>,
     opened: Opened,
     name: String,
-    /// Of a volume that was filling when it was opened, unless its filler opened it.
-    gate: Option<Rc<Gate>>,
+    role: Role,
 }
 
 impl Drop for Attachment {
@@ -66,6 +75,14 @@ impl Drop for Attachment {
 #[derive(Clone)]
 pub struct LocalVolume {
     attachment: Rc<Attachment>,
+}
+
+/// Where blocks are put into the tree.
+#[derive(Clone, Copy)]
+enum Where {
+    Anywhere,
+    /// Only where there is nothing, of a volume that is filling.
+    Holes,
 }
 
 /// How an attempt to merge sectors into a block ended.
@@ -91,7 +108,7 @@ impl Drop for BlockLock<'_> {
 }
 
 impl LocalVolume {
-    pub(crate) fn new(core: Rc<Core>, opened: Opened, name: String, gate: Option<Rc<Gate>>) -> Self {
+    pub(crate) fn new(core: Rc<Core>, opened: Opened, name: String, role: Role) -> Self {
         {
             let mut attached = core.attached.borrow_mut();
             *match opened {
@@ -99,7 +116,7 @@ impl LocalVolume {
                 Opened::Snapshot(id) => attached.snapshots.entry(id).or_default(),
             } += 1;
         }
-        Self { attachment: Rc::new(Attachment { core, opened, name, gate }) }
+        Self { attachment: Rc::new(Attachment { core, opened, name, role }) }
     }
 
     fn core(&self) -> &Rc<Core> {
@@ -181,7 +198,9 @@ impl LocalVolume {
         self.check_range("write", offset, length)?;
         self.fill(offset, offset + length).await?;
         self.core().admit().await?;
-        if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
+        if self.is_filler() {
+            self.write_to_holes(volume, offset, data).await?;
+        } else if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
             self.write_blocks(volume, offset / BLOCK, Rc::new(data)).await?;
         } else {
             self.write_unaligned(volume, offset, &data).await?;
@@ -240,7 +259,7 @@ impl LocalVolume {
             let expected = pointers.first().copied().unwrap_or(Pointer::HOLE);
             let crc = crc32fast::hash(&buf).to_le_bytes();
             let mut reserved = Reserved::new(&core);
-            if !is_zero(&buf) || self.is_gated() && !expected.is_hole() {
+            if !is_zero(&buf) || !self.zeros_are_holes() && !expected.is_hole() {
                 let purpose = self.purpose(block, 1).await?;
                 reserved = core
                     .write_new(Part { buf: Rc::new(buf), range: 0..BLOCK_SIZE }, purpose, self.nodes_for(block, 1))
@@ -313,7 +332,7 @@ impl LocalVolume {
         let count = (part.range.len() / BLOCK_SIZE) as u64;
         let purpose = self.purpose(block, count).await?;
         if purpose == Purpose::Data {
-            return self.write_run(volume, block, part, purpose).await;
+            return self.write_run(volume, block, part, purpose, Where::Anywhere).await;
         }
         // The reserve is small: what replaces data of its own goes through it a little at a time.
         let step = (self.core().state.borrow().space.reserve() / 8).max(8) * BLOCK;
@@ -321,14 +340,15 @@ impl LocalVolume {
         while start < part.range.end {
             let end = part.range.end.min(start + step as usize);
             let at = block + ((start - part.range.start) / BLOCK_SIZE) as u64;
-            self.write_run(volume, at, Part { buf: part.buf.clone(), range: start..end }, purpose).await?;
+            let part = Part { buf: part.buf.clone(), range: start..end };
+            self.write_run(volume, at, part, purpose, Where::Anywhere).await?;
             start = end;
         }
         Ok(())
     }
 
     /// Writes blocks to new places and puts them into the tree.
-    async fn write_run(&self, volume: VolumeId, block: u64, part: Part, purpose: Purpose) -> Result<()> {
+    async fn write_run(&self, volume: VolumeId, block: u64, part: Part, purpose: Purpose, place: Where) -> Result<()> {
         let core = self.core();
         let mut crcs = Vec::with_capacity(part.range.len() / BLOCK_SIZE * 4);
         for bytes in part.bytes().chunks_exact(BLOCK_SIZE) {
@@ -341,13 +361,19 @@ impl LocalVolume {
             let at = block + done;
             let n = run.len.min(256 - at % 256);
             let crcs = &crcs[done as usize * 4..(done + n) as usize * 4];
-            core.change(|state| match self.live_in(state, volume, at + n) {
-                Ok(live) => state.write(live, at, run.start, crcs).map(Ok),
-                Err(error) => Ok(Err(error)),
-            })
-            .await??;
+            let (n, written) = core
+                .change(|state| match (self.live_in(state, volume, at + n), place) {
+                    (Ok(live), Where::Anywhere) => state.write(live, at, run.start, crcs).map(|()| Ok((n, true))),
+                    (Ok(live), Where::Holes) => state.fill(live, at, run.start, crcs).map(Ok),
+                    (Err(error), _) => Ok(Err(error)),
+                })
+                .await??;
             // Before anything is awaited: whoever drops this future now must not take back what the tree refers to.
-            reserved.advance(n);
+            if written {
+                reserved.advance(n);
+            } else {
+                reserved.give_up(n);
+            }
             done += n;
         }
         Ok(())
@@ -386,7 +412,7 @@ impl LocalVolume {
 
     /// Whole blocks from block `start` up to the byte `end` become holes; returns the block behind them.
     async fn clear(&self, volume: VolumeId, start: u64, end: u64) -> Result<u64> {
-        if self.is_gated() {
+        if !self.zeros_are_holes() {
             return self.clear_gated(volume, start, end).await;
         }
         let core = self.core();
@@ -432,6 +458,7 @@ impl LocalVolume {
     pub async fn discard(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         let volume = self.check_writable()?;
         self.check_range("discard", offset, length)?;
+        self.makes_holes()?;
         if self.is_gated() {
             let end = self.with_version(|v| end_of_whole_blocks(v, offset + length))?;
             self.fill(blocks_for(offset) * BLOCK, end * BLOCK).await?;
@@ -449,6 +476,7 @@ impl LocalVolume {
     pub async fn write_zeroes(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         let volume = self.check_writable()?;
         self.check_range("write of zeros", offset, length)?;
+        self.makes_holes()?;
         self.fill(offset, offset + length).await?;
         self.core().admit().await?;
         let (start, end) = (blocks_for(offset), offset + length);

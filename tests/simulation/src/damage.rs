@@ -43,7 +43,14 @@ fn prepare(seed: u64) -> Result<(Image, Vec<Family>), String> {
         let history = history.clone();
         sim::run(&disk, move |machine| async move {
             let pool = machine.create_pool(PoolOptions::new()).await.map_err(|e| e.to_string())?;
-            let habits = Habits { volumes: 3, sizes: &[1, 3, 300], longest: 40, writes: 45, flush_series: 0 };
+            let habits = Habits {
+                volumes: 3,
+                sizes: &[1, 3, 300],
+                longest: 40,
+                writes: 45,
+                flush_series: 0,
+                restores: seed % 4 == 3,
+            };
             let shared = Rc::new(Shared {
                 pool: pool.clone(),
                 disk: machine.disk().clone(),

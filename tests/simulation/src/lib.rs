@@ -8,6 +8,7 @@ mod history;
 mod model;
 pub mod nets;
 pub mod operations;
+mod restore;
 pub mod simulate;
 pub mod soak;
 mod verify;

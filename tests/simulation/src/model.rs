@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
 use cairn_engine::{IoBuf, SECTOR, SyncMode};
 
+use crate::restore;
+
 /// Sectors in a block.
 pub(crate) const PER_BLOCK: u64 = cairn_engine::BLOCK / SECTOR;
 
@@ -125,6 +127,8 @@ pub(crate) enum Effect {
         name: String,
         size: u64,
         sync: SyncMode,
+        /// Whose backup it is filled from, if it is.
+        backup: Option<usize>,
     },
     /// Several writes in flight at once: first sector, number of sectors, tag (0: zeros).
     Write {
@@ -186,8 +190,10 @@ impl Family {
     pub(crate) fn apply(&mut self, effect: &Effect) {
         match effect {
             Effect::None => {}
-            Effect::Create { name, size, sync } => {
-                let _new = self.volumes.insert(name.clone(), Live { size: *size, sync: *sync, ..Live::default() });
+            Effect::Create { name, size, sync, backup } => {
+                let content = backup.map(|family| restore::content(family, *size)).unwrap_or_default();
+                let _new =
+                    self.volumes.insert(name.clone(), Live { size: *size, sync: *sync, content, ..Live::default() });
             }
             Effect::Write { volume, pieces } => {
                 let Some(content) = self.content(volume) else { return };

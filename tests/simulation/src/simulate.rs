@@ -18,6 +18,7 @@ use crate::{
     explore::caught,
     history::{History, check},
     model::Family,
+    restore,
     verify::{check_clean, read_all},
 };
 
@@ -78,7 +79,7 @@ fn faults(rng: &mut Rng, bytes: u64) -> Faults {
 }
 
 fn habits(rng: &mut Rng) -> Habits {
-    let plain = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0 };
+    let plain = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, restores: false };
     match rng.below(6) {
         0 => Habits { sizes: &[1, 3, 300, 70_000], ..plain },
         1 => Habits { longest: 1500, writes: 75, sizes: &[8, 16, 24], ..plain },
@@ -107,7 +108,7 @@ fn run(seed: u64) -> Result<Outcome, String> {
             0 => Disk::with_all_room(bytes, rng.next_u64()),
             _ => Disk::new(bytes, rng.next_u64()),
         },
-        habits: habits(&mut rng),
+        habits: Habits { restores: seed % 3 == 2, ..habits(&mut rng) },
         histories: (0..clients).map(|_| Rc::default()).collect(),
         tick: Rc::new(Cell::new(1)),
         operations: Rc::default(),
@@ -262,6 +263,7 @@ impl World {
         rng: &mut Rng,
     ) -> impl Future<Output = ()> + 'static {
         let shared = self.shared(pool.clone());
+        restore::start_all(pool, Duration::from_micros(700));
         let tasks: Vec<_> = self
             .histories
             .iter()
@@ -305,7 +307,9 @@ impl World {
         if pool.stats().read_only.is_some() {
             return Ok(());
         }
+        restore::stop_all(pool).await?;
         pool.wait_deleted().await.map_err(|e| format!("deletion on a mended disk: {e}"))?;
+        give_back_what_counts_as_used(machine, pool).await?;
         check_clean(pool, true, "on a mended disk").await?;
         self.scrub(pool).await?;
         let found = read_surely(machine, pool, self.histories.len()).await?;

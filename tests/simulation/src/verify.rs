@@ -8,15 +8,22 @@ use cairn_engine::{
 use crate::{
     history::{History, Place, check},
     model::{Content, Family, Frozen, Live, tag_of},
+    restore,
 };
 
 /// The family that a volume belongs to.
-fn family_of(name: &str) -> Option<usize> {
+pub(crate) fn family_of(name: &str) -> Option<usize> {
     name.strip_prefix('c')?.split_once('-')?.0.parse().ok()
 }
 
 async fn content_of(open: &LocalVolume) -> Result<Content> {
     let mut content = Content::default();
+    read_into(&mut content, open).await?;
+    Ok(content)
+}
+
+/// Reads what there is over what is known.
+async fn read_into(content: &mut Content, open: &LocalVolume) -> Result<()> {
     let size = open.size();
     let mut offset = Some(0);
     while let Some(at) = offset {
@@ -31,6 +38,13 @@ async fn content_of(open: &LocalVolume) -> Result<Content> {
         }
         offset = page.next;
     }
+    Ok(())
+}
+
+/// What a volume that is filling will hold: where there is nothing, what the backup has.
+async fn restored(inner: &LocalVolume, family: usize) -> Result<Content> {
+    let mut content = restore::content(family, inner.size());
+    read_into(&mut content, inner).await?;
     Ok(content)
 }
 
@@ -38,10 +52,14 @@ async fn content_of(open: &LocalVolume) -> Result<Content> {
 pub(crate) async fn read_all(pool: &LocalPool, families: usize) -> Result<Vec<Family>> {
     let mut all = vec![Family::default(); families];
     for info in pool.list_volumes() {
-        let Some(family) = family_of(&info.name).and_then(|n| all.get_mut(n)) else { continue };
-        let open = pool.open(&Target { volume: info.name.clone(), snapshot: None })?;
-        let mut live =
-            Live { size: info.size, sync: info.options.sync, content: content_of(&open).await?, ..Live::default() };
+        let number = family_of(&info.name);
+        let Some(family) = number.and_then(|n| all.get_mut(n)) else { continue };
+        // It may have become full since the list was made.
+        let content = match (number, pool.open_to_fill(&info.name)) {
+            (Some(number), Ok(inner)) => restored(&inner, number).await?,
+            _ => content_of(&pool.open(&Target { volume: info.name.clone(), snapshot: None })?).await?,
+        };
+        let mut live = Live { size: info.size, sync: info.options.sync, content, ..Live::default() };
         for snapshot in pool.list_snapshots(Some(&info.name))? {
             let target = Target { volume: info.name.clone(), snapshot: Some(snapshot.name.clone()) };
             let content = content_of(&pool.open(&target)?).await?;
@@ -61,7 +79,7 @@ pub(crate) async fn check_clean(pool: &LocalPool, data: bool, when: &str) -> std
     }
 }
 
-/// Makes, writes, freezes and deletes a volume, and lets deletion finish: a pool that was recovered is one to work with.
+/// Makes, writes, freezes and deletes a volume, fills what is filling, and lets deletion finish: a pool that was recovered is one to work with.
 pub(crate) async fn use_pool(pool: &LocalPool) -> Result<()> {
     // A crash may have come in the midst of this, too.
     if pool.list_volumes().iter().any(|v| v.name == "probe") {
@@ -90,6 +108,11 @@ pub(crate) async fn use_pool(pool: &LocalPool) -> Result<()> {
     }
     if pool.list_volumes().iter().any(|v| v.name == "probe") {
         let _deleted = pool.delete_volume("probe", true).await?;
+    }
+    match restore::finish_all(pool).await {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::NoSpace => {}
+        Err(e) => return Err(e),
     }
     pool.wait_deleted().await
 }

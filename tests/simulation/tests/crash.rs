@@ -45,10 +45,16 @@ fn small_volumes() {
     some_of(5, 60, 13);
 }
 
+#[test]
+fn volumes_that_are_filled() {
+    some_of(11, 60, 41);
+}
+
 /// Each block of a pool damaged in turn: refused, reported or harmless, never wrong.
 #[test]
 fn damage_everywhere() {
-    for seed in 0..2 {
+    // The last has volumes that are filling.
+    for seed in [0, 1, 11] {
         let swept = sweep(seed).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(swept.bits > 100 && swept.reported > 10 && swept.harmless > 10, "{swept:?}");
     }

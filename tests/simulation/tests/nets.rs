@@ -23,7 +23,7 @@ use cairn_simulation::{
 use support::{Renamed, SLOW, micros, refused, run, set_latency};
 
 /// Rule, net, and how many seeds the net may take.
-const CAUGHT: [(Sabotage, Net, u64); 23] = [
+const CAUGHT: [(Sabotage, Net, u64); 26] = [
     (SkipCommitSync, Simulation, 400),
     (AckFlushEarly, Simulation, 400),
     (SkipCheckpointSync, Simulation, 400),
@@ -47,6 +47,9 @@ const CAUGHT: [(Sabotage, Net, u64); 23] = [
     (ForgetSyncError, Simulation, 400),
     (DiffSkipsLast, Damage, 2),
     (LeakSubtree, Damage, 2),
+    (PassTheGate, Simulation, 400),
+    (HolesWhileFilling, Simulation, 400),
+    (FillOver, Simulation, 400),
 ];
 
 #[test]

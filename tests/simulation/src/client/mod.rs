@@ -1,5 +1,6 @@
 //! A client: volumes of its own, one operation (or burst of writes) after the other, each checked against the model.
 
+mod restores;
 mod upkeep;
 mod versions;
 
@@ -15,10 +16,13 @@ use cairn_engine::{
     sim::{Counters, Disk, Faults},
 };
 
+use restores::{AsItIs, is_restored, kind_of};
+
 use crate::{
     choices::Choices,
     history::{History, Step},
     model::{Effect, PER_BLOCK, buffer, tag_of},
+    restore,
 };
 
 /// What a run is like: how large things are, and what happens how often.
@@ -34,6 +38,8 @@ pub(crate) struct Habits {
     pub(crate) writes: u64,
     /// Flushes without end, to fill the journal: one operation in so many is a series of small flushed writes (0: never).
     pub(crate) flush_series: u64,
+    /// Whether some volumes are filled from a backup while they are used.
+    pub(crate) restores: bool,
 }
 
 /// What all clients of a run share.
@@ -153,6 +159,7 @@ impl Client {
     /// A whole step around an operation on versions, which is durable when it is answered.
     async fn versions<T>(&self, effect: Effect, operation: impl Future<Output = Result<T>>) -> Go {
         let excuses_before = excuses(&self.shared.disk);
+        let may_wait = self.readers.get() > 0 || self.has_restored();
         let step = self.begin(effect);
         match operation.await {
             Ok(_) => {
@@ -165,7 +172,7 @@ impl Client {
             }
             Err(e) => {
                 // Nothing has changed, and nothing will.
-                let busy = e.kind() == ErrorKind::Busy && self.readers.get() > 0;
+                let busy = e.kind() == ErrorKind::Busy && (may_wait || self.readers.get() > 0);
                 assert!(busy || self.is_full(&e) || self.excused(&e, excuses_before), "{e}");
                 self.history.borrow_mut().take_back();
                 Go::On
@@ -207,6 +214,9 @@ impl Client {
         }
         if habits.flush_series > 0 && self.below(habits.flush_series) == 0 {
             return self.flush_series().await;
+        }
+        if habits.restores && self.below(25) == 0 {
+            return self.restore_again();
         }
         if self.below(100) < habits.writes {
             return match self.below(8) {
@@ -288,13 +298,12 @@ impl Client {
         let size = sizes[self.below(sizes.len() as u64) as usize] * MIB + SECTOR * [0, 0, 7, 8][self.below(4) as usize];
         let sync = [SyncMode::Flush, SyncMode::Flush, SyncMode::Flush, SyncMode::Always, SyncMode::Never];
         let sync = sync[self.below(5) as usize];
-        let name = self.name("v");
-        let effect = Effect::Create { name: name.clone(), size, sync };
-        self.versions(
-            effect,
-            self.pool().create_volume(&name, size, VolumeOptions { sync, ..VolumeOptions::default() }),
-        )
-        .await
+        let filling = self.shared.habits.restores && self.below(2) == 0;
+        let name = self.name(if filling { "r" } else { "v" });
+        let effect = Effect::Create { name: name.clone(), size, sync, backup: filling.then_some(self.number) };
+        let go = self.versions(effect, self.pool().create_volume(&name, size, VolumeOptions { sync, filling })).await;
+        self.start_restore(&name);
+        go
     }
 
     fn live_of(&self, volume: &str) -> (u64, SyncMode) {
@@ -358,7 +367,9 @@ impl Client {
                     let cause = excuses(&disk) > before || pool.stats().read_only.is_some();
                     // Reverted to a smaller size or deleted meanwhile.
                     let gone = matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NotFound);
-                    assert!(cause || gone, "{volume}, read in the background: {e}");
+                    // Not to be brought, for want of room, or since the volume is about to be deleted.
+                    let unfilled = is_restored(&volume) && matches!(e.kind(), ErrorKind::NoSpace | ErrorKind::Busy);
+                    assert!(cause || gone || unfilled, "{volume}, read in the background: {e}");
                     return;
                 }
             };
@@ -448,7 +459,7 @@ impl Client {
 
     /// Reads back what writes may have left in one of several ways.
     async fn settle(&self, volume: &str, pieces: &[(u64, u64, u64)]) -> Go {
-        let open = self.open(volume, None);
+        let open = self.open_as_it_is(volume);
         let old = self.history.borrow().before_last(volume);
         let mut settled = Vec::new();
         for &(first, count, _) in pieces {
@@ -469,10 +480,10 @@ impl Client {
     }
 
     /// Reads with all faults out of the way.
-    async fn read_surely(&self, open: &LocalVolume, first: u64, count: u64) -> Option<Vec<u8>> {
+    async fn read_surely(&self, open: &AsItIs, first: u64, count: u64) -> Option<Vec<u8>> {
         for _ in 0..200 {
-            match open.read(first * SECTOR, (count * SECTOR) as usize).await {
-                Ok(data) => return Some(data.to_vec()),
+            match open.read(first, count).await {
+                Ok(data) => return Some(data),
                 Err(_) => self.shared.disk.heal(),
             }
         }
@@ -491,7 +502,7 @@ impl Client {
                     assert!(wrote || old.get(sector) == tag, "{volume}: sector {sector} reads {tag:#x} during writes");
                 }
             }
-            Err(e) => assert!(self.excused(&e, before), "{volume}: {e}"),
+            Err(e) => assert!(self.excused(&e, before) || self.is_unfilled(volume, &e), "{volume}: {e}"),
         }
     }
 
@@ -562,7 +573,10 @@ impl Client {
                     );
                 }
             }
-            Err(e) => assert!(self.excused(&e, before), "{volume} {snapshot:?}: {e}"),
+            Err(e) => {
+                let excused = self.excused(&e, before) || self.is_unfilled(volume, &e);
+                assert!(excused, "{volume} {snapshot:?}: {e}");
+            }
         }
     }
 
