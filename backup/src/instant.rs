@@ -66,7 +66,7 @@ struct Windows {
     full: Vec<u64>,
     /// Those that somebody is bringing.
     busy: HashSet<u64>,
-    /// Requests of users that wait.
+    /// Requests of users that wait for content.
     users: u64,
 }
 
@@ -124,7 +124,8 @@ impl Repository {
         self.resume_filling(&backup.id, pool, volume, job).await
     }
 
-    /// Goes on with an instant restore that was interrupted, after the pool was opened again.
+    /// Goes on with an instant restore that was interrupted, after the pool was opened again. It has to be the backup that the restore was
+    /// begun with: which one that was the volume does not know.
     ///
     /// # Errors
     /// `NotFound`; `Invalid` when the volume is not filling or has another size; `InUse` when another restore fills it; `Corrupt`, `Store`,
@@ -191,7 +192,6 @@ impl Filling {
             while tasks.len() >= USERS {
                 let _done = tasks.join_next().await;
             }
-            shared.lock().users += 1;
             let shared = shared.clone();
             let _handle = tasks.spawn(async move { shared.answer(request).await });
         }
@@ -211,6 +211,13 @@ impl Shared {
     async fn answer(&self, request: FillRequest) {
         let (first, end) =
             (request.offset / (WINDOW * BLOCK), (request.offset + request.length).div_ceil(WINDOW * BLOCK));
+        // A steady load on what is there already does not keep the background waiting.
+        let waits = {
+            let mut state = self.lock();
+            let waits = (first..end).any(|window| !state.is_full(window));
+            state.users += u64::from(waits);
+            waits
+        };
         let mut outcome = Ok(());
         // A discard may be of the whole volume.
         for at in (first..end).step_by(PORTION as usize) {
@@ -226,8 +233,10 @@ impl Shared {
             };
             cairn_engine::Error::new(kind, format!("backup {}: {error}", self.backup.id))
         }));
-        self.lock().users -= 1;
-        self.changed.notify_waiters();
+        if waits {
+            self.lock().users -= 1;
+            self.changed.notify_waiters();
+        }
     }
 
     async fn fill_all(&self) -> Result<()> {

@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod faulty;
 mod golden;
+mod instant;
 mod reference;
 mod together;
 mod world;

@@ -158,32 +158,35 @@ struct Note {
 struct Entry {
     job: Job,
     restore: RestoreBackup,
-    backup: String,
     error: Option<String>,
     task: Option<JoinHandle<()>>,
 }
 
-/// The volumes that this process fills.
+/// The volumes that this process fills, by their numbers: names change.
 #[derive(Clone, Default)]
 pub(crate) struct Fillings {
-    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+    entries: Arc<Mutex<BTreeMap<u64, Entry>>>,
 }
 
 impl Fillings {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn list(&self) -> FillingVolumes {
+    pub(crate) async fn list(&self, pool: &Pool) -> Result<FillingVolumes> {
+        let volumes = pool.volumes(false).await?;
         let entries = self.lock();
-        let filling = entries.iter().map(|(volume, entry)| FillingVolume {
-            volume: volume.clone(),
-            backup: entry.backup.clone(),
-            url: entry.restore.repository.url.clone(),
-            progress: entry.job.progress(),
-            error: entry.error.clone(),
+        let filling = volumes.into_iter().filter_map(|volume| {
+            let entry = entries.get(&volume.id.0)?;
+            Some(FillingVolume {
+                volume: volume.name,
+                backup: entry.restore.backup.clone(),
+                url: entry.restore.repository.url.clone(),
+                progress: entry.job.progress(),
+                error: entry.error.clone(),
+            })
         });
-        FillingVolumes { filling: filling.collect() }
+        Ok(FillingVolumes { filling: filling.collect() })
     }
 
     /// Makes the volume, notes what fills it, and begins.
@@ -204,36 +207,61 @@ impl Fillings {
                 return Err(failure);
             }
         };
-        self.go_on(pool, id, restore.clone(), filling, job);
-        let started = self.list().filling.into_iter().find(|f| f.volume == restore.volume);
-        started.ok_or_else(|| Failure::new(ErrorKind::NotFound, format!("volume {} is gone again", restore.volume)))
+        let progress = job.progress();
+        let (volume, backup, url) = (restore.volume.clone(), restore.backup.clone(), restore.repository.url.clone());
+        self.go_on(pool, id, restore, filling, job);
+        Ok(FillingVolume { volume, backup, url, progress, error: None })
     }
 
     fn go_on(&self, pool: &Pool, id: u64, restore: RestoreBackup, filling: Filling, job: Job) {
-        let (volume, backup) = (restore.volume.clone(), restore.backup.clone());
-        drop(self.lock().insert(volume.clone(), Entry { job, restore, backup, error: None, task: None }));
-        let (fillings, path) = (self.clone(), pool.path().to_path_buf());
-        let name = volume.clone();
+        drop(self.lock().insert(id, Entry { job, restore, error: None, task: None }));
+        let (fillings, path) = (self.clone(), note_path(pool.path(), id));
         let task = tokio::spawn(async move {
             let outcome = filling.run().await;
             let mut entries = fillings.lock();
-            match (outcome, entries.get_mut(&volume)) {
+            match (outcome, entries.get_mut(&id)) {
                 (Ok(()), _) => {
-                    drop(entries.remove(&volume));
-                    drop(fs::remove_file(note_path(&path, id)));
+                    drop(entries.remove(&id));
+                    drop(fs::remove_file(path));
                 }
                 (Err(error), Some(entry)) => entry.error = Some(error.to_string()),
                 (Err(_), None) => {}
             }
         });
-        if let Some(entry) = self.lock().get_mut(&name) {
+        if let Some(entry) = self.lock().get_mut(&id) {
             entry.task = Some(task);
         }
     }
 
-    /// Nobody fills the volume any more, so that it can be deleted.
-    pub(crate) async fn cancel(&self, volume: &str) {
-        let Some(Entry { job, task, .. }) = self.lock().remove(volume) else { return };
+    /// Deletes a volume, also one that is being filled. One that cannot be deleted is filled as before.
+    pub(crate) async fn delete_volume(&self, pool: &Pool, name: &str, cascade: bool) -> Result<Vec<String>> {
+        let info = pool.volume_info(name).await?;
+        let id = info.id.0;
+        let filler = self.lock().get(&id).map(|entry| entry.task.as_ref().is_some_and(|task| !task.is_finished()));
+        let Some(is_filled) = filler else { return Ok(pool.delete_volume(name, cascade).await?) };
+        // Seen before it is stopped: its users would have errors from then on.
+        let users = info.attached.saturating_sub(is_filled.into());
+        if users > 0 {
+            let text = format!("{name} is attached ({users} open): detach its clients first");
+            return Err(Failure::new(ErrorKind::Busy, text));
+        }
+        self.stop(id).await;
+        let path = note_path(pool.path(), id);
+        match pool.delete_volume(name, cascade).await {
+            Ok(deleted) => {
+                drop(fs::remove_file(path));
+                Ok(deleted)
+            }
+            Err(error) => {
+                // What it says is why the volume is still there; what is wrong with the filling is in the list of those.
+                drop(self.resume_one(pool, id, name, &path).await);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn stop(&self, id: u64) {
+        let Some(Entry { job, task, .. }) = self.lock().remove(&id) else { return };
         job.cancel();
         if let Some(task) = task {
             // It ends with an error that nobody waits for.

@@ -123,3 +123,27 @@ async fn what_cannot_go_on_is_told_and_can_be_deleted() {
     assert_eq!(client.fillings().await.unwrap(), []);
     pool.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn neither_a_refused_deletion_nor_a_new_name_disturbs_a_filling() {
+    let (_directory, pool, repository) = site().await;
+    let client = Client::in_process(State::new(pool.clone()));
+    let backup = client.create_backup(&create(&repository), |_| {}).await.unwrap();
+    let _filling = client.restore_instantly(&restore(&repository, &backup.id, "now", Some(1024))).await.unwrap();
+    let names = async || -> Vec<String> {
+        client.fillings().await.unwrap().into_iter().filter(|f| f.error.is_none()).map(|f| f.volume).collect()
+    };
+    let user = pool.volume("now").await.unwrap();
+    let refused = client.delete_volume("now", false, false).await.unwrap_err();
+    assert_eq!(refused.kind, cairn_engine::ErrorKind::Busy);
+    assert!(refused.message.contains("1 open"), "{}", refused.message);
+    assert_eq!(names().await, ["now"]);
+    drop(user);
+    let _renamed = pool.rename("now", "later").await.unwrap();
+    drop(pool.create_volume("now", MIB, VolumeOptions::default()).await.unwrap());
+    let _deleted = client.delete_volume("now", false, false).await.unwrap();
+    assert_eq!(names().await, ["later"]);
+    let _deleted = client.delete_volume("later", false, false).await.unwrap();
+    assert_eq!(names().await, [""; 0]);
+    pool.close().await.unwrap();
+}

@@ -42,8 +42,8 @@ pub(super) async fn restore_instantly(
     Ok((StatusCode::ACCEPTED, Json(state.fillings.begin(&state.pool, body).await?)))
 }
 
-pub(super) async fn fillings(extract::State(state): extract::State<State>) -> Json<FillingVolumes> {
-    Json(state.fillings.list())
+pub(super) async fn fillings(extract::State(state): extract::State<State>) -> Result<Json<FillingVolumes>> {
+    Ok(Json(state.fillings.list(&state.pool).await?))
 }
 
 /// Answers line by line how far a job is, and last what came of it.

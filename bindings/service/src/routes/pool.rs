@@ -24,7 +24,7 @@ pub(super) async fn status(extract::State(state): extract::State<State>) -> Resu
         served: state.listeners.is_some(),
         listeners: listeners.iter().map(NbdListener::info).collect(),
         clients: listeners.iter().flat_map(NbdListener::clients).collect(),
-        filling: state.fillings.list().filling,
+        filling: state.fillings.list(&state.pool).await?.filling,
     }))
 }
 

@@ -52,8 +52,7 @@ pub(super) async fn delete(
     Path(name): Path<String>,
     Query(query): Query<Deletion>,
 ) -> Result<Json<Deleted>> {
-    state.fillings.cancel(&name).await;
-    let deleted = state.pool.delete_volume(&name, query.cascade).await?;
+    let deleted = state.fillings.delete_volume(&state.pool, &name, query.cascade).await?;
     if query.wait {
         state.pool.wait_deleted().await?;
     }
