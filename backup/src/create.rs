@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Portions that are read ahead. A pack on its way to the same disk holds reads up for a while; the processors are not to wait for them.
-const READ_AHEAD: usize = 48;
+const READ_AHEAD: usize = 16;
 /// Portions that are named and compressed at the same time.
 const AT_ONCE: usize = 8;
 /// Reads of one portion at the same time.
