@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     job::Job,
     log::{
         record::{Backup, Change},
@@ -15,6 +15,9 @@ use crate::{
     pack::Kind,
     repository::{Repository, client, find},
 };
+
+/// Looks at what others delete at the same time.
+const ATTEMPTS: u32 = 5;
 
 /// What was deleted, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,9 +32,10 @@ pub struct Deleted {
 fn with_descendants(state: &State, roots: &[String]) -> Vec<String> {
     let mut found: BTreeSet<&str> = BTreeSet::new();
     let mut waiting: Vec<&str> = roots.iter().map(String::as_str).collect();
+    let children = state.children();
     while let Some(id) = waiting.pop() {
         if found.insert(id) {
-            waiting.extend(state.children(id).map(|child| child.id.as_str()));
+            waiting.extend(children.get(id).into_iter().flatten());
         }
     }
     tips_first(state, found)
@@ -51,17 +55,39 @@ impl Repository {
     /// # Errors
     /// `InUse` naming those that hang on one of them; `NotFound`; `Corrupt` when the dry run meets a damaged page; `Store`.
     pub async fn delete(&self, ids: &[String], cascade: bool, dry_run: bool, job: &Job) -> Result<Deleted> {
-        let state = self.state().await?;
-        let named = ids.iter().map(|id| find(&state, id, self.url()).map(|b| b.id.clone()));
+        for attempt in 1.. {
+            let state = self.state().await?;
+            match self.delete_from(&state, ids, cascade, dry_run, job).await {
+                // What the dry run looked at was deleted meanwhile, and collected.
+                Err(error)
+                    if dry_run
+                        && error.kind() == ErrorKind::Corrupt
+                        && attempt < ATTEMPTS
+                        && self.state().await?.number > state.number => {}
+                other => return other,
+            }
+        }
+        unreachable!("the last attempt answers")
+    }
+
+    async fn delete_from(
+        &self,
+        state: &State,
+        ids: &[String],
+        cascade: bool,
+        dry_run: bool,
+        job: &Job,
+    ) -> Result<Deleted> {
+        let named = ids.iter().map(|id| find(state, id, self.url()).map(|b| b.id.clone()));
         let named = named.collect::<Result<Vec<String>>>()?;
         let backups = match cascade {
-            true => with_descendants(&state, &named),
-            false => tips_first(&state, named.iter().map(String::as_str)),
+            true => with_descendants(state, &named),
+            false => tips_first(state, named.iter().map(String::as_str)),
         };
         let change = Change::Delete { backups: backups.clone() };
         if dry_run {
             state.judge("", &change).map_err(|refusal| self.explain(&refusal))?;
-            let freed = self.would_free(&state, &backups, job).await?;
+            let freed = self.would_free(state, &backups, job).await?;
             return Ok(Deleted { backups, freed });
         }
         let _number = self.write(&client(), change).await?;

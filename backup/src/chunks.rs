@@ -308,7 +308,8 @@ pub(crate) async fn footer(store: &Store, keys: &Keys, pack: &PackName) -> Resul
         end = store.get_range(&object, at, need).await?;
     }
     let footer_at = (size - need - at) as usize;
-    tail.entries(&name, &end[footer_at..end.len() - TAIL], size, keys)
+    let footer = end.get(footer_at..end.len().saturating_sub(TAIL));
+    tail.entries(&name, footer.unwrap_or_default(), size, keys)
 }
 
 /// Brings the index up to date with the log: packs that came are read, packs that went are taken out. Packs that cannot be read are left

@@ -71,9 +71,31 @@ pub struct Collected {
 struct Plan {
     unneeded: Packs,
     rewrite: Vec<(PackName, Vec<Entry>)>,
+    /// What goes with each of those, in bytes.
+    going: BTreeMap<PackName, Going>,
     /// A copy that was counted on is damaged.
     is_void: bool,
     collected: Collected,
+}
+
+enum Going {
+    Unneeded(u64),
+    Rewritten(u64),
+}
+
+impl Plan {
+    /// A pack that was to go stays.
+    fn keep(&mut self, pack: &PackName) {
+        let Some(going) = self.going.remove(pack) else { return };
+        let collected = &mut self.collected;
+        let (packs, bytes) = match going {
+            Going::Unneeded(bytes) => (&mut collected.unneeded_packs, bytes),
+            Going::Rewritten(bytes) => (&mut collected.rewritten_packs, bytes),
+        };
+        *packs -= 1;
+        collected.freed -= bytes;
+        collected.unused += bytes;
+    }
 }
 
 impl Repository {
@@ -160,8 +182,9 @@ impl Repository {
                         entries.push(entry);
                         continue;
                     }
-                    Some(copy) => elsewhere.push(copy),
-                    None => {}
+                    // If that one is known to be damaged, all are.
+                    Some(copy) if !chunks.is_damaged(&copy) => elsewhere.push(copy),
+                    _ => {}
                 }
                 unneeded += u64::from(entry.stored);
             }
@@ -177,10 +200,12 @@ impl Repository {
                 // Those of a collection that did not come to its end are condemned already, and swept with the others.
                 if pack_state.condemned.is_none() {
                     plan.unneeded.insert(&pack);
+                    let _none = plan.going.insert(pack, Going::Unneeded(unneeded));
                 }
             } else if goes {
                 collected.rewritten_packs += 1;
                 collected.freed += unneeded;
+                let _none = plan.going.insert(pack.clone(), Going::Rewritten(unneeded));
                 plan.rewrite.push((pack, entries));
             } else {
                 collected.unused += unneeded;
@@ -194,19 +219,19 @@ impl Repository {
         let reads = stream::iter(copies).map(|copy| async move {
             match chunks.read(&copy).await {
                 Ok(_) => Ok(None),
-                Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Some((copy, error))),
+                Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Some(copy)),
                 Err(error) => Err(error),
             }
         });
         let mut reads = std::pin::pin!(reads.buffer_unordered(AT_ONCE));
-        let mut damaged: BTreeMap<PackName, Vec<(ChunkId, Error)>> = BTreeMap::new();
+        let mut damaged: BTreeMap<PackName, Vec<ChunkId>> = BTreeMap::new();
         while let Some(read) = reads.try_next().await? {
-            if let Some((copy, error)) = read {
-                damaged.entry(copy.pack).or_default().push((copy.entry.id, error));
+            if let Some(copy) = read {
+                damaged.entry(copy.pack).or_default().push(copy.entry.id);
             }
         }
         for (pack, chunks) in &damaged {
-            self.note(pack, chunks).await?;
+            self.note(pack, chunks.iter()).await?;
         }
         Ok(damaged.is_empty())
     }
@@ -222,15 +247,9 @@ impl Repository {
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                 // As on a full disk: what needs no room is done all the same.
                 Err(error) => {
-                    let of = |entries: &Vec<Entry>| entries.iter().map(|entry| u64::from(entry.stored)).sum::<u64>();
-                    let collected = &mut plan.collected;
-                    collected.rewriting_failed = Some(error.to_string());
-                    collected.rewritten_packs = 0;
-                    for (pack, needed) in &plan.rewrite {
-                        let all = of(&self.index().entries(pack)?);
-                        collected.freed -= all - of(needed);
-                        collected.unused += all - of(needed);
-                    }
+                    plan.collected.rewriting_failed = Some(error.to_string());
+                    let packs: Vec<PackName> = plan.rewrite.iter().map(|(pack, _)| pack.clone()).collect();
+                    packs.iter().for_each(|pack| plan.keep(pack));
                 }
             }
         }
@@ -238,7 +257,7 @@ impl Repository {
             return Ok(Ok(()));
         }
         let change = |packs: Packs| Change::Condemn { packs, seen };
-        self.write_without_used(&client(), plan.unneeded.clone(), change).await
+        self.write_without_used(&client(), plan.unneeded.clone(), plan, change).await
     }
 
     /// Writes a change that condemns packs; those that backups have come to rely on meanwhile are left out of it.
@@ -246,11 +265,15 @@ impl Repository {
         &self,
         session: &str,
         mut packs: Packs,
+        plan: &mut Plan,
         change: impl Fn(Packs) -> Change,
     ) -> Result<Result<(), Refusal>> {
         while !packs.is_empty() {
             match self.try_write(session, change(packs.clone())).await? {
-                Err(Refusal::PacksInUse(used)) => used.names().for_each(|pack| packs.remove(&pack)),
+                Err(Refusal::PacksInUse(used)) => used.names().for_each(|pack| {
+                    packs.remove(&pack);
+                    plan.keep(&pack);
+                }),
                 other => return Ok(other.map(drop)),
             }
         }
@@ -258,21 +281,22 @@ impl Repository {
     }
 
     async fn rewrite(&self, session: &mut Session, plan: &mut Plan, seen: u64) -> Result<Result<(), Refusal>> {
-        let mut old = plan.unneeded.clone();
+        let (mut old, mut stay) = (plan.unneeded.clone(), Vec::new());
         for (pack, entries) in &plan.rewrite {
             match copy(session, pack, entries).await {
                 Ok(()) => old.insert(pack),
                 // It stays as it is; a verification says more.
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    plan.collected.rewritten_packs -= 1;
-                    plan.collected.unreadable.push((pack.to_string(), error.to_string()));
-                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => stay.push((pack.clone(), error)),
                 Err(error) => return Err(error),
             }
         }
+        for (pack, error) in stay {
+            plan.keep(&pack);
+            plan.collected.unreadable.push((pack.to_string(), error.to_string()));
+        }
         session.flush().await?;
         let change = |old: Packs| Change::Repack { new: session.new.clone(), old, seen };
-        self.write_without_used(session.id(), old, change).await
+        self.write_without_used(session.id(), old, plan, change).await
     }
 
     /// Drops what is condemned, and what sessions left behind that are over; then deletes the objects of what is dropped.
@@ -318,4 +342,36 @@ async fn copy(session: &mut Session, pack: &PackName, entries: &[Entry]) -> Resu
         session.store_again(entry.kind, content).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{InitOptions, Location, pack::Kind};
+
+    #[tokio::test]
+    async fn what_others_came_to_rely_on_is_not_called_freed() {
+        let dir = tempfile::tempdir().unwrap();
+        let location =
+            Location { url: "memory:".to_owned(), cache: Some(dir.path().to_owned()), ..Location::default() };
+        let store = std::sync::Arc::new(object_store::memory::InMemory::new());
+        let repository = Repository::init_with(store, &location, &InitOptions::default()).await.unwrap();
+        let job = Job::new();
+        let mut session = Session::begin(&repository, &job).await.unwrap();
+        let _id = session.put(Kind::Data, vec![7; 4096]).await.unwrap();
+        session.flush().await.unwrap();
+        let packs = session.new.clone();
+        session.end(true).await.unwrap();
+        let _marks = repository.begin_marking().await.unwrap();
+        let (state, unreadable) = repository.update().await.unwrap();
+        let mut plan = repository.plan(&state, &unreadable, &CollectOptions::default(), &job).await.unwrap();
+        let freed = plan.collected.freed;
+        assert!(plan.collected.unneeded_packs == 1 && freed > 0, "{:?}", plan.collected);
+        let other = Session::begin(&repository, &job).await.unwrap();
+        let _number = other.write(Change::Add { packs }).await.unwrap().unwrap();
+        other.end(false).await.unwrap();
+        repository.condemn(&mut plan, state.number, &job).await.unwrap().unwrap();
+        let Collected { unneeded_packs, freed: now, unused, .. } = plan.collected;
+        assert_eq!((unneeded_packs, now, unused), (0, 0, freed));
+    }
 }

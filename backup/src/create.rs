@@ -22,7 +22,8 @@ use crate::{
     pack::Kind,
     repository::{Repository, find, new_id},
     session::{Readier, Ready, Session},
-    source::{Changes, Piece, Portion, Source, engine},
+    source::{Changes, Piece, Portion, Source, engine, is_of},
+    unfinished::Unfinished,
 };
 
 /// Portions that are read ahead. A pack on its way to the same disk holds reads up for a while; the processors are not to wait for them.
@@ -57,7 +58,7 @@ pub enum Mode {
 pub struct CreateOptions {
     /// Full or incremental.
     pub mode: Mode,
-    /// The backup on which an incremental hangs; `None`: the newest of the volume.
+    /// The backup on which an incremental hangs; `None`: the newest of the volume whose snapshot is still there.
     pub parent: Option<String>,
     /// A snapshot to back up, which is left alone; `None`: one is taken, and kept for the next incremental.
     pub snapshot: Option<String>,
@@ -93,24 +94,28 @@ impl Repository {
         let target = |snapshot: &str| Target { volume: volume.to_owned(), snapshot: Some(snapshot.to_owned()) };
         // Each repository keeps its own.
         let own = format!("{SNAPSHOT_PREFIX}{}-", self.identity().uuid.get(..8).unwrap_or_default());
-        let snapshot = match &options.snapshot {
-            Some(name) => pool.snapshot_info(&target(name)).await.map_err(|e| engine(&e))?,
+        let (snapshot, taken) = match &options.snapshot {
+            Some(name) => (named(pool, volume, name).await?, None),
             None => {
-                let taken = pool.snapshot(&[target(&format!("{own}{}", &id[..16]))]).await;
-                taken.map_err(|e| engine(&e))?.pop().ok_or_else(|| invalid("the snapshot was deleted at once"))?
+                let target = target(&format!("{own}{}", &id[..16]));
+                let taken = pool.snapshot(std::slice::from_ref(&target)).await.map_err(|e| engine(&e))?.pop();
+                let snapshot = taken.ok_or_else(|| invalid("the snapshot was deleted at once"))?;
+                let version = snapshot.version;
+                (snapshot, Some(Unfinished::snapshot(pool, target, version)))
             }
         };
         let made = self.create_from(pool, volume, &id, snapshot.clone(), options, job).await;
-        if options.snapshot.is_none() {
-            // What goes: the snapshot of a backup that failed, or those that the new one replaces as the ground for the next.
-            let goes = |s: &SnapshotInfo| match &made {
-                Ok(_) => s.name.starts_with(&own) && s.version < snapshot.version,
-                Err(_) => s.version == snapshot.version,
-            };
-            let all = pool.snapshots(Some(volume), false).await.unwrap_or_default();
-            for old in all.iter().filter(|s| goes(s)) {
-                // One that is open, for another backup or a user, goes with a later backup.
-                drop(pool.delete_snapshot(&target(&old.name)).await);
+        match (taken, &made) {
+            (None, _) => {}
+            (Some(taken), Err(_)) => taken.remove().await,
+            (Some(taken), Ok(_)) => {
+                taken.finished();
+                // The new one replaces the others as the ground for the next.
+                let all = pool.snapshots(Some(volume), false).await.unwrap_or_default();
+                for old in all.iter().filter(|s| s.name.starts_with(&own) && s.version < snapshot.version) {
+                    // One that is open, for another backup or a user, goes with a later backup.
+                    drop(pool.delete_snapshot(&target(&old.name)).await);
+                }
             }
         }
         made
@@ -127,9 +132,9 @@ impl Repository {
     ) -> Result<Backup> {
         let volume = pool.volume_info(volume).await.map_err(|e| engine(&e))?;
         let uuid = pool.stats().await.map_err(|e| engine(&e))?.uuid;
-        let snapshots = pool.snapshots(Some(&volume.name), false).await.map_err(|e| engine(&e))?;
         for attempt in 1.. {
             let state = self.state().await?;
+            let snapshots = pool.snapshots(Some(&volume.name), false).await.map_err(|e| engine(&e))?;
             let (base, reason) = self.choose(&state, &uuid, &volume, &snapshot, &snapshots, options)?;
             let labels = options.labels.clone();
             let plan =
@@ -164,8 +169,8 @@ impl Repository {
         let (backup, commit) = match self.fill(session, pool, id, plan, job).await {
             Ok(made) => made,
             // What cannot be read may have gone with the parent, or with what was counted on.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                return self.gone(session, plan).await?.map_or(Err(error), |refusal| Ok(Err(refusal)));
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                return self.gone(session, pool, plan).await?.map_or(Err(error), |refusal| Ok(Err(refusal)));
             }
             Err(error) => return Err(error),
         };
@@ -173,10 +178,16 @@ impl Repository {
     }
 
     /// What a backup counts on and is there no more.
-    async fn gone(&self, session: &Session, plan: &Plan) -> Result<Option<Refusal>> {
+    async fn gone(&self, session: &Session, pool: &Pool, plan: &Plan) -> Result<Option<Refusal>> {
         let state = self.state().await?;
-        if let Some(base) = plan.base.as_ref().filter(|base| !state.backups.contains_key(&base.backup.id)) {
-            return Ok(Some(Refusal::ParentGone(base.backup.id.clone())));
+        if let Some(base) = &plan.base {
+            let snapshots = pool.snapshots(Some(&plan.volume.name), false).await.map_err(|e| engine(&e))?;
+            // Another backup of the volume, which finished first, may have replaced its snapshot.
+            let is_there = state.backups.contains_key(&base.backup.id)
+                && snapshots.iter().any(|snapshot| is_of(&base.backup, snapshot));
+            if !is_there {
+                return Ok(Some(Refusal::ParentGone(base.backup.id.clone())));
+            }
         }
         let packs: Packs = session.uses.names().filter(|pack| !state.packs.contains(pack)).collect();
         Ok((!packs.is_empty()).then_some(Refusal::PacksGone(packs)))
@@ -200,21 +211,28 @@ impl Repository {
         if options.mode == Mode::Full {
             return Ok((None, "a full backup was asked for".to_owned()));
         }
-        let newest = || state.backups.values().filter(|b| is_of_it(b)).max_by_key(|b| b.number);
-        let Some(parent) = named.or_else(newest) else {
+        let mut candidates: Vec<&Backup> = match named {
+            Some(parent) => vec![parent],
+            None => state.backups.values().filter(|b| is_of_it(b)).collect(),
+        };
+        candidates.sort_by_key(|backup| std::cmp::Reverse(backup.number));
+        let Some(newest) = candidates.first() else {
             return Ok((None, "it is the first backup of this volume".to_owned()));
         };
-        let Some(kept) = snapshots.iter().find(|s| s.version.0 == parent.origin.version) else {
-            let of = &parent.origin;
-            let why =
-                format!("the snapshot {}@{} of backup {} is gone from the pool", of.volume, of.snapshot, parent.id);
+        let kept = |parent: &Backup| snapshots.iter().find(|s| is_of(parent, s) && s.size <= snapshot.size);
+        let Some((parent, kept)) = candidates.iter().find_map(|parent| Some((*parent, kept(parent)?))) else {
+            let of = &newest.origin;
+            let why = match newest.size > snapshot.size {
+                true => format!(
+                    "the volume had {} bytes in backup {} and has {} now",
+                    newest.size, newest.id, snapshot.size
+                ),
+                false => {
+                    format!("the snapshot {}@{} of backup {} is gone from the pool", of.volume, of.snapshot, newest.id)
+                }
+            };
             return Ok((None, why));
         };
-        if parent.size > snapshot.size {
-            let why =
-                format!("the volume had {} bytes in backup {} and has {} now", parent.size, parent.id, snapshot.size);
-            return Ok((None, why));
-        }
         let why = match parent.size == snapshot.size {
             true => format!("goes on from backup {}", parent.id),
             false => {
@@ -234,23 +252,26 @@ impl Repository {
         job: &Job,
     ) -> Result<(Backup, Change)> {
         let began = Instant::now();
-        let target = |name: &str| Target { volume: plan.volume.name.clone(), snapshot: Some(name.to_owned()) };
-        let source = Source::open(pool, target(&plan.snapshot.name)).await?;
+        // Both stay open to the end: what is compared must not go, or become another one, half-way.
+        let source = Source::of(pool, &plan.volume.name, &plan.snapshot).await?;
+        let mut base = match &plan.base {
+            Some(base) => Some((base, Source::of(pool, &plan.volume.name, &base.snapshot).await?)),
+            None => None,
+        };
         let chunks = session.chunks().clone();
         let mut reason = plan.reason.clone();
-        let mut base = plan.base.as_ref();
-        if let Some(b) = base
-            && !self.is_whole(session, pool, &chunks, b).await?
+        if let Some((b, source)) = &base
+            && !self.is_whole(session, &chunks, &b.backup, source).await?
         {
             reason = format!("backup {} is damaged: a full backup does without what is lost", b.backup.id);
             base = None;
         }
-        let from = base.map(|b| target(&b.snapshot.name));
-        job.set_total(source.changes(from.clone()).count().await?);
-        let old = base.map(|b| Map::from_record(&b.backup.root)).transpose()?;
+        let (base, from) = base.unzip();
+        job.set_total(source.changes(from.as_ref()).count().await?);
+        let old = base.map(|b| Map::of(&b.backup)).transpose()?;
         let mut writer = Writer::new(&chunks, old, source.size, session).await?;
         let mut statistics = Statistics::default();
-        let portions = portions(source.changes(from), source.clone(), session.readier(), job.clone());
+        let portions = portions(source.changes(from.as_ref()), source.clone(), session.readier(), job.clone());
         let mut portions = std::pin::pin!(portions);
         while let Some(portion) = portions.try_next().await? {
             statistics.read += portion.read;
@@ -300,15 +321,12 @@ impl Repository {
     }
 
     /// Whether nothing of a backup is known to be damaged. What is, is stored again if its snapshot still holds it.
-    async fn is_whole(&self, session: &mut Session, pool: &Pool, chunks: &Chunks, base: &Base) -> Result<bool> {
+    async fn is_whole(&self, session: &mut Session, chunks: &Chunks, backup: &Backup, source: &Source) -> Result<bool> {
         let (state, unreadable) = self.update().await?;
         if state.damaged.is_empty() && unreadable.is_empty() {
             return Ok(true);
         }
-        let target = Target { volume: base.snapshot.volume.clone(), snapshot: Some(base.snapshot.name.clone()) };
-        let source = Source::open(pool, target).await?;
-        let healed = crate::heal::heal(session, chunks, &base.backup, &source).await;
-        match healed {
+        match crate::heal::heal(session, chunks, backup, source).await {
             Ok(outcome) => Ok(outcome.lost == 0),
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
             Err(error) => Err(error),
@@ -330,12 +348,19 @@ impl Repository {
 }
 
 async fn compare_one(chunks: &Chunks, map: Map, source: &Source) -> Result<()> {
-    let Some((block, content)) = sample::any(chunks, map, source.size.div_ceil(BLOCK)).await? else {
-        return Ok(());
+    let damaged = |error: Error| {
+        match error.kind() {
+        ErrorKind::Corrupt => error.within(
+            "the backup counts on what is damaged in the repository: run `cairn backup verify`, which notes it, and then the backup again",
+        ),
+        _ => error,
+    }
     };
+    let any = sample::any(chunks, map, source.size.div_ceil(BLOCK)).await.map_err(damaged)?;
+    let Some((block, content)) = any else { return Ok(()) };
     let expected = match content {
         Content::Data { chunk, first } => {
-            let whole = chunks.get(&chunk).await?;
+            let whole = chunks.get(&chunk).await.map_err(damaged)?;
             let at = usize::from(first) * BLOCK as usize;
             whole.get(at..at + BLOCK as usize).map(<[u8]>::to_vec)
         }
@@ -349,6 +374,12 @@ async fn compare_one(chunks: &Chunks, map: Map, source: &Source) -> Result<()> {
          Check the pool (`cairn pool check --data`) and make a full backup",
         block * BLOCK
     )))
+}
+
+async fn named(pool: &Pool, volume: &str, name: &str) -> Result<SnapshotInfo> {
+    let all = pool.snapshots(Some(volume), false).await.map_err(|e| engine(&e))?;
+    let text = || format!("volume {volume} has no snapshot {name}");
+    all.into_iter().find(|s| s.name == name).ok_or_else(|| Error::new(ErrorKind::NotFound, text()))
 }
 
 pub(crate) fn manifest(id: &str) -> String {

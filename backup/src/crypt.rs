@@ -21,6 +21,8 @@ use crate::{
 const NONCE: usize = 24;
 /// Shortest passphrase, in bytes.
 const SHORTEST: usize = 8;
+/// The most that stretching a passphrase may take, whatever a key's object asks for: KiB (1 GiB), passes, lanes.
+const MOST_STRETCH: (u32, u32, u32) = (1 << 20, 64, 16);
 
 /// What opens an encrypted repository.
 #[derive(Clone)]
@@ -40,7 +42,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A master key under one secret, as `repo.json` has it. Bytes in hexadecimal digits.
+/// A master key under one secret, as an object under `keys/` has it. Bytes in hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wrap {
     /// A name for people, unique in the repository.
@@ -49,6 +51,9 @@ pub struct Wrap {
     pub argon2id: Option<Stretch>,
     /// The sealed master key.
     pub sealed: String,
+    /// Which master key that is: a hash derived from it, which tells nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
 }
 
 /// How a passphrase becomes a key.
@@ -82,6 +87,11 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A name for a master key, which tells nothing about it.
+pub(crate) fn master_name(master: &[u8; 32]) -> String {
+    to_hex(&blake3::derive_key("cairn backup 1 name of the master key", master))
+}
+
 /// A new random key.
 pub(crate) fn new_master() -> [u8; 32] {
     random()
@@ -112,6 +122,10 @@ impl Secret {
             (Self::Key(key), None) => Ok(*key),
             (Self::Passphrase(text), Some(stretch)) => {
                 let damaged = |_| corrupt("the repository's key parameters are damaged");
+                let (memory, passes, lanes) = MOST_STRETCH;
+                if stretch.memory > memory || stretch.passes > passes || stretch.lanes > lanes {
+                    return Err(corrupt("the repository's key parameters ask for more than any key of its kind"));
+                }
                 let params = Params::new(stretch.memory, stretch.passes, stretch.lanes, Some(32)).map_err(damaged)?;
                 let salt = from_hex(&stretch.salt).ok_or_else(|| corrupt("the repository's key salt is damaged"))?;
                 let mut key = [0; 32];
@@ -134,7 +148,7 @@ impl Wrap {
         });
         let key = secret.key(argon2id.as_ref())?;
         let sealed = seal(&XChaCha20Poly1305::new(Key::from_slice(&key)), master, label.as_bytes());
-        Ok(Self { label: label.to_owned(), argon2id, sealed: to_hex(&sealed) })
+        Ok(Self { label: label.to_owned(), argon2id, sealed: to_hex(&sealed), master: Some(master_name(master)) })
     }
 
     /// The master key, if the secret is the right one.
@@ -146,15 +160,16 @@ impl Wrap {
     }
 }
 
-/// The master key by whichever wrap the secret fits.
-pub(crate) fn master(wraps: &[Wrap], secret: Option<&Secret>) -> Result<[u8; 32]> {
+/// The master key of this name by whichever wrap the secret fits; any, if the name is not known.
+pub(crate) fn master(wraps: &[Wrap], secret: Option<&Secret>, name: Option<&str>) -> Result<[u8; 32]> {
     let Some(secret) = secret else {
         return Err(Error::new(
             ErrorKind::Key,
             "the repository is encrypted: give its passphrase (--passphrase-file) or its key file (--key-file)",
         ));
     };
-    wraps.iter().find_map(|wrap| wrap.open(secret)).ok_or_else(|| {
+    let is_it = |master: &[u8; 32]| name.is_none_or(|name| name == master_name(master));
+    wraps.iter().filter_map(|wrap| wrap.open(secret)).find(is_it).ok_or_else(|| {
         Error::new(ErrorKind::Key, "the passphrase or key does not fit this repository: it opens none of its keys")
     })
 }
@@ -229,16 +244,37 @@ mod tests {
         let key = new_master();
         let (pass, file) = (Secret::Passphrase("correct horse".to_owned()), Secret::Key([9; 32]));
         let wraps = [Wrap::new("first", &pass, &key).unwrap(), Wrap::new("file", &file, &key).unwrap()];
-        assert_eq!(master(&wraps, Some(&pass)).unwrap(), key);
-        assert_eq!(master(&wraps, Some(&file)).unwrap(), key);
+        assert_eq!(master(&wraps, Some(&pass), None).unwrap(), key);
+        assert_eq!(master(&wraps, Some(&file), None).unwrap(), key);
         for wrong in [Secret::Passphrase("correct horsf".to_owned()), Secret::Key([8; 32])] {
-            assert_eq!(master(&wraps, Some(&wrong)).unwrap_err().kind(), ErrorKind::Key);
+            assert_eq!(master(&wraps, Some(&wrong), None).unwrap_err().kind(), ErrorKind::Key);
         }
-        assert_eq!(master(&wraps, None).unwrap_err().kind(), ErrorKind::Key);
+        assert_eq!(master(&wraps, None, None).unwrap_err().kind(), ErrorKind::Key);
         // A wrap under another label is another wrap.
         let moved = Wrap { label: "other".to_owned(), ..wraps[1].clone() };
-        assert!(master(&[moved], Some(&file)).is_err());
+        assert!(master(&[moved], Some(&file), None).is_err());
         assert!(Secret::Passphrase("short".to_owned()).check().is_err());
+        // Of wraps that one secret opens, the name tells which is meant.
+        let other = Wrap::new("first", &file, &new_master()).unwrap();
+        let both = [other.clone(), wraps[1].clone()];
+        assert_eq!(master(&both, Some(&file), Some(&master_name(&key))).unwrap(), key);
+        assert_eq!(master(&[other], Some(&file), Some(&master_name(&key))).unwrap_err().kind(), ErrorKind::Key);
+    }
+
+    #[test]
+    fn a_key_that_asks_for_all_memory_is_not_tried() {
+        let pass = Secret::Passphrase("correct horse".to_owned());
+        let wrap = Wrap::new("first", &pass, &new_master()).unwrap();
+        let stretch = wrap.argon2id.clone().unwrap();
+        let absurd = [
+            Stretch { memory: u32::MAX, ..stretch.clone() },
+            Stretch { passes: u32::MAX, ..stretch.clone() },
+            Stretch { lanes: 1 << 20, memory: 1 << 20, ..stretch },
+        ];
+        for stretch in absurd {
+            let wrap = Wrap { argon2id: Some(stretch), ..wrap.clone() };
+            assert_eq!(master(&[wrap], Some(&pass), None).unwrap_err().kind(), ErrorKind::Key);
+        }
     }
 
     #[test]

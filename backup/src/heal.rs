@@ -31,7 +31,7 @@ pub(crate) struct Healed {
 /// Stores the damaged chunks of a backup again, as far as its snapshot yields them. Damaged pages of its map are an error.
 pub(crate) async fn heal(session: &mut Session, chunks: &Chunks, backup: &Backup, source: &Source) -> Result<Healed> {
     let mut outcome = Healed::default();
-    for (id, places) in damaged(chunks, Map::from_record(&backup.root)?).await? {
+    for (id, places) in damaged(chunks, Map::of(backup)?).await? {
         match content(source, &places).await? {
             Some(content) if session.name(&content) == id => {
                 let _id = session.put(Kind::Data, content).await?;

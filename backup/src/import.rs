@@ -91,8 +91,19 @@ impl Repository {
         self.add_unknown_packs(session).await?;
         let chunks = self.chunks(job).await?;
         let _marks = self.begin_marking().await?;
+        let state = chunks.state();
+        let others: Vec<&str> = state.sessions.keys().map(String::as_str).filter(|id| *id != session.id()).collect();
+        let cannot = || match others[..] {
+            [] => format!("backup {} cannot be listed again", backup.id),
+            _ => format!(
+                "backup {} cannot be listed again; what it needs may be of a session that has not ended ({}): if its program is gone, end \
+                 it (`gc --end-session`) and import again",
+                backup.id,
+                others.join(", ")
+            ),
+        };
         if let Some(page) = mark(&chunks, self.index(), [&backup], job).await?.into_iter().next() {
-            return Err(page.error.within(format!("backup {} cannot be listed again", backup.id)));
+            return Err(page.error.within(cannot()));
         }
         let mut uses = Packs::default();
         for kind in [Kind::Data, Kind::Page] {
@@ -101,7 +112,7 @@ impl Repository {
                     uses.insert(&copy.pack);
                     Ok(())
                 }
-                None => Err(corrupt(format!("backup {} needs chunk {id}, which is in no pack", backup.id))),
+                None => Err(corrupt(format!("it needs chunk {id}, which is in no pack")).within(cannot())),
             })?;
         }
         let gone = chunks.state().backups.keys().all(|id| Some(id) != backup.parent.as_ref());

@@ -23,6 +23,8 @@ const CACHE: usize = 32 << 20;
 /// What it may gather before it writes, in bytes.
 const GATHERED: usize = 8 << 20;
 const NUMBER: usize = 4;
+/// Where the last record of the log that was seen is noted: number, hash.
+const SEEN: &[u8] = b"seen";
 /// Directories that are tried when others hold an index open: one for each program that uses the repository at the same time.
 const SIDE_BY_SIDE: u32 = 64;
 
@@ -107,7 +109,7 @@ impl Index {
                 Err(error) if is_locked(&error) => {}
                 Err(_) => {
                     drop(std::fs::remove_dir_all(&path));
-                    let db = open_db(&path).map_err(failed)?;
+                    let db = open_db(&path).map_err(|e| failed(e).within(path.display()))?;
                     return Ok(Self { db: Arc::new(db) });
                 }
             }
@@ -118,6 +120,20 @@ impl Index {
 
     fn family(&self, name: &str) -> Result<&rocksdb::ColumnFamily> {
         self.db.cf_handle(name).ok_or_else(|| Error::new(ErrorKind::Store, "the chunk index lacks a part: delete it"))
+    }
+
+    /// Number and hash of the last record of the log that was seen.
+    pub(crate) fn seen(&self) -> Result<Option<(u64, String)>> {
+        let value = self.db.get(SEEN).map_err(failed)?;
+        Ok(value.and_then(|value| {
+            let (number, hash) = value.split_first_chunk()?;
+            Some((u64::from_le_bytes(*number), String::from_utf8(hash.to_vec()).ok()?))
+        }))
+    }
+
+    pub(crate) fn note_seen(&self, number: u64, hash: &str) -> Result<()> {
+        let value = [&number.to_le_bytes(), hash.as_bytes()].concat();
+        self.db.put(SEEN, value).map_err(failed)
     }
 
     /// Adds a pack and all that is in it.
@@ -260,9 +276,10 @@ fn open_db(path: &Path) -> Result<DB, rocksdb::Error> {
     DB::open_cf_descriptors(&options, path, families)
 }
 
-/// RocksDB has one kind of error for a lock that others hold and for a disk that fails.
+/// RocksDB has one kind of error for a lock that others hold and for a disk that fails; paths may have any word in them.
 fn is_locked(error: &rocksdb::Error) -> bool {
-    error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("lock")
+    let of_a_lock = ["IO error: lock hold by ", "IO error: While lock file: "];
+    error.kind() == rocksdb::ErrorKind::IOError && of_a_lock.iter().any(|text| error.as_ref().starts_with(text))
 }
 
 #[cfg(test)]
@@ -316,6 +333,42 @@ mod tests {
         assert!(
             ids.iter().all(|id| !index.is_marked(Kind::Data, id).unwrap() && !index.is_marked(Kind::Page, id).unwrap())
         );
+    }
+
+    #[test]
+    fn a_path_with_a_lock_in_its_name_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("block-storage");
+        // What cannot be read there is held by nobody.
+        std::fs::create_dir_all(directory.join("index-0/CURRENT")).unwrap();
+        let index = Index::open(&directory).unwrap();
+        assert!(index.packs().unwrap().is_empty() && !directory.join("index-1").exists());
+    }
+
+    #[test]
+    fn another_process_has_an_index_of_its_own() {
+        const DIRECTORY: &str = "CAIRN_TEST_INDEX";
+        // It is this test that runs as the other process, too.
+        if let Some(directory) = std::env::var_os(DIRECTORY) {
+            drop(Index::open(Path::new(&directory)).unwrap());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Index::open(dir.path()).unwrap();
+        let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+        let other = other.args(["--exact", "index::tests::another_process_has_an_index_of_its_own"]);
+        let output = other.env(DIRECTORY, dir.path()).output().unwrap();
+        assert!(output.status.success() && dir.path().join("index-1").exists(), "{output:?}");
+    }
+
+    #[test]
+    fn what_was_seen_of_the_log_is_there_when_it_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path()).unwrap();
+        assert_eq!(index.seen().unwrap(), None);
+        index.note_seen(7, "abc").unwrap();
+        drop(index);
+        assert_eq!(Index::open(dir.path()).unwrap().seen().unwrap(), Some((7, "abc".to_owned())));
     }
 
     #[test]

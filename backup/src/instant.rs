@@ -27,6 +27,7 @@ use crate::{
     },
     repository::{Repository, find},
     source::{WINDOW, engine},
+    unfinished::Unfinished,
 };
 
 /// Windows that the background brings at once: 4 MiB.
@@ -121,7 +122,13 @@ impl Repository {
         let backup = self.backup(backup).await?;
         let options = VolumeOptions { filling: true, ..VolumeOptions::default() };
         drop(pool.create_volume(volume, backup.size, options).await.map_err(|e| engine(&e))?);
-        self.resume_filling(&backup.id, pool, volume, job).await
+        let made = Unfinished::volume(pool, &pool.volume_info(volume).await.map_err(|e| engine(&e))?);
+        let filling = self.resume_filling(&backup.id, pool, volume, job).await;
+        match filling {
+            Ok(_) => made.finished(),
+            Err(_) => made.remove().await,
+        }
+        filling
     }
 
     /// Goes on with an instant restore that was interrupted, after the pool was opened again. It has to be the backup that the restore was
@@ -144,7 +151,7 @@ impl Repository {
         let full = vec![0; windows.div_ceil(64) as usize];
         let shared = Shared {
             chunks,
-            map: Map::from_record(&backup.root)?,
+            map: Map::of(&backup)?,
             backup,
             volume: to_fill,
             size,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod alive;
 mod chains;
 mod chunk;
 mod chunks;
@@ -16,6 +17,7 @@ mod import;
 mod index;
 mod instant;
 mod job;
+mod keyring;
 mod log;
 mod map;
 mod mark;
@@ -27,6 +29,7 @@ mod restore;
 mod session;
 mod source;
 mod store;
+mod unfinished;
 mod verify;
 
 pub use chains::Deleted;

@@ -35,7 +35,7 @@ pub(crate) async fn mark<'a>(
 ) -> Result<Vec<Unreadable>> {
     let mut unreadable = Vec::new();
     for backup in backups {
-        let mut leaves = std::pin::pin!(new_leaves(chunks, Map::from_record(&backup.root)?, index, job));
+        let mut leaves = std::pin::pin!(new_leaves(chunks, Map::of(backup)?, index, job));
         while let Some(leaf) = leaves.next().await {
             match leaf {
                 Ok(leaf) => {

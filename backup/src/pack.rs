@@ -22,6 +22,8 @@ use crate::{
 const HEAD: &[u8; 8] = b"CAIRNPK1";
 const END: &[u8; 8] = b"CAIRNPE1";
 const ENTRY: usize = 48;
+/// Longest stored form of a chunk: plain, with nonce and tag.
+const LONGEST: u64 = (chunk::LONGEST + 64) as u64;
 /// Length of what stands at the very end.
 pub(crate) const TAIL: usize = 4 + 4 + 32 + 8;
 
@@ -192,9 +194,11 @@ fn entry(bytes: &[u8; ENTRY], end: u64) -> Option<Entry> {
             _ => return None,
         },
     };
-    let inside =
-        u64::from(entry.offset) >= HEAD.len() as u64 && u64::from(entry.offset) + u64::from(entry.stored) <= end;
-    (inside && bytes[46..] == [0, 0] && entry.length as usize <= chunk::LONGEST).then_some(entry)
+    let (from, stored) = (u64::from(entry.offset), u64::from(entry.stored));
+    // Places are added up in 32 bits elsewhere.
+    let inside = from >= HEAD.len() as u64 && from + stored <= end.min(u32::MAX.into());
+    let short = stored <= LONGEST && entry.length as usize <= chunk::LONGEST;
+    (inside && short && bytes[46..] == [0, 0]).then_some(entry)
 }
 
 /// The content of one chunk from its stored bytes: opened, decoded, and compared with its name.
@@ -228,6 +232,21 @@ mod tests {
         let entries = tail.entries(name, &bytes[at - tail.footer as usize..at], size, keys)?;
         let stored = |e: &Entry| &bytes[e.offset as usize..(e.offset + e.stored) as usize];
         entries.iter().map(|e| content(name, e, stored(e), keys).map(Cow::into_owned)).collect()
+    }
+
+    #[test]
+    fn a_footer_names_no_chunk_that_cannot_be() {
+        let mut bytes = [0; ENTRY];
+        let mut set = |offset: u32, stored: u32, length: u32, end: u64| {
+            bytes[32..36].copy_from_slice(&offset.to_le_bytes());
+            bytes[36..40].copy_from_slice(&stored.to_le_bytes());
+            bytes[40..44].copy_from_slice(&length.to_le_bytes());
+            entry(&bytes, end).is_some()
+        };
+        let huge = 1 << 40;
+        assert!(set(8, 100, 4096, 108) && !set(8, 101, 4096, 108) && !set(7, 100, 4096, 108));
+        assert!(set(u32::MAX - 100, 100, 4096, huge) && !set(u32::MAX - 100, 101, 4096, huge));
+        assert!(!set(8, 1 << 30, 4096, huge) && !set(8, 100, 1 << 30, huge));
     }
 
     #[test]

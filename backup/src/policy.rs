@@ -7,7 +7,10 @@ use time::OffsetDateTime;
 
 use crate::{
     error::{Result, invalid},
-    log::record::{Backup, Change},
+    log::{
+        record::{Backup, Change},
+        state::Refusal,
+    },
     repository::{Repository, client},
 };
 
@@ -108,7 +111,11 @@ impl Repository {
         let verdicts: Vec<Verdict> = volumes.values().flat_map(|backups| policy.judge(backups)).collect();
         if !dry_run {
             for verdict in verdicts.iter().filter(|verdict| verdict.kept_by.is_empty()) {
-                let _number = self.write(&client(), Change::Merge { backup: verdict.backup.id.clone() }).await?;
+                match self.try_write(&client(), Change::Merge { backup: verdict.backup.id.clone() }).await? {
+                    // Somebody else has deleted it meanwhile.
+                    Ok(_) | Err(Refusal::NoBackup(_)) => {}
+                    Err(refusal) => return Err(self.explain(&refusal)),
+                }
                 drop(self.store().delete(&crate::create::manifest(&verdict.backup.id)).await);
             }
         }

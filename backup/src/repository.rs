@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use crate::{
     error::{Error, ErrorKind, Result, invalid},
     index::Index,
     job::{Job, now_ms},
+    keyring::{Keyring, put_key},
     log::{
         Log, Unwritten,
         packs::{PackName, Packs},
@@ -29,7 +32,6 @@ use crate::{
 };
 
 const IDENTITY: &str = "repo.json";
-const KEYS: &str = "keys";
 /// Of zstd.
 const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 
@@ -80,6 +82,16 @@ pub struct Identity {
     pub encrypted: bool,
     /// Level of zstd.
     pub level: i32,
+    /// A name for the key that everything is sealed with: keys that lead to another one are left aside. It tells nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
+}
+
+impl Identity {
+    /// It is part of paths in the cache, and whoever writes to the store could put anything there.
+    fn is_sound(&self) -> bool {
+        self.uuid.len() == 32 && self.uuid.bytes().all(|b| b.is_ascii_hexdigit())
+    }
 }
 
 struct Inner {
@@ -88,26 +100,16 @@ struct Inner {
     keys: Keys,
     log: tokio::sync::Mutex<Log>,
     index: Index,
-    /// Held while the index is brought up to date: one that is behind must not take out what another has just added.
-    updating: tokio::sync::Mutex<()>,
+    /// Held while the index is brought up to date: one that is behind must not take out what another has just added. The record after
+    /// which it was complete.
+    updating: tokio::sync::Mutex<Option<u64>>,
+    /// The last record that the index has noted as seen.
+    seen: AtomicU64,
     /// Held by whoever uses the index's marks.
     marking: tokio::sync::Mutex<()>,
     cache: PathBuf,
     /// Sessions of this process.
     live: Mutex<HashSet<String>>,
-}
-
-/// A session of this process: others see that it lives. Dropped without having ended, it is taken over by whoever comes next.
-pub(crate) struct Alive {
-    repository: Repository,
-    id: String,
-    _locked: File,
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        let _was_live = self.repository.live().remove(&self.id);
-    }
 }
 
 /// An open repository. Clones are the same one.
@@ -164,15 +166,19 @@ impl Repository {
         if store.get(IDENTITY).await?.is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{} is a repository already", store.url())));
         }
-        let identity = Identity {
+        let mut identity = Identity {
             uuid: new_id(),
             created_ms: now_ms(),
             encrypted: location.secret.is_some(),
             level: options.level,
+            master: None,
         };
         if let Some(secret) = &location.secret {
             secret.check()?;
-            put_key(&store, &Wrap::new(&options.key_label, secret, &new_master())?).await?;
+            let master = new_master();
+            // What is made at the same time, or was cut off here, leaves a key that leads to another master key.
+            identity.master = Some(crypt::master_name(&master));
+            put_key(&store, &Wrap::new(&options.key_label, secret, &master)?).await?;
         }
         let bytes = Bytes::from(envelope::wrap("repository", IDENTITY, &identity, &Keys::none()));
         match store.put_new(IDENTITY, bytes.clone()).await? {
@@ -209,11 +215,12 @@ impl Repository {
         };
         let identity: Identity =
             envelope::unwrap("repository", IDENTITY, &store.shown(IDENTITY), &bytes, &Keys::none())?;
+        if !identity.is_sound() {
+            let text = format!("{} is damaged: {:?} is no identity", store.shown(IDENTITY), identity.uuid);
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
         let keys = match identity.encrypted {
-            true => {
-                let wraps: Vec<Wrap> = read_keys(&store).await?.into_iter().map(|(_, wrap)| wrap).collect();
-                Keys::from_master(&crypt::master(&wraps, location.secret.as_ref())?)
-            }
+            true => Keys::from_master(&Keyring::read(&store, &identity).await?.master(location.secret.as_ref())?),
             // Whoever can write to the store could put one there that is readable to them.
             false if location.secret.is_some() => {
                 let text = format!(
@@ -227,6 +234,7 @@ impl Repository {
         let log = Log::open(&store, &keys).await?;
         let cache = cache_root(location).join(&identity.uuid);
         let index = Index::open(&cache)?;
+        has_all_seen(&log, &index, &cache)?;
         let log = tokio::sync::Mutex::new(log);
         let inner = Inner {
             store,
@@ -234,7 +242,8 @@ impl Repository {
             keys,
             log,
             index,
-            updating: tokio::sync::Mutex::new(()),
+            updating: tokio::sync::Mutex::new(None),
+            seen: AtomicU64::new(0),
             marking: tokio::sync::Mutex::new(()),
             cache,
             live: Mutex::default(),
@@ -268,6 +277,11 @@ impl Repository {
         &self.inner.index
     }
 
+    /// What is kept of it on this machine.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.inner.cache
+    }
+
     pub(crate) fn level(&self) -> i32 {
         self.inner.identity.level
     }
@@ -285,16 +299,30 @@ impl Repository {
     pub(crate) async fn state(&self) -> Result<Arc<State>> {
         let mut log = self.inner.log.lock().await;
         log.refresh().await?;
+        self.note_seen(&log);
         Ok(log.state().clone())
+    }
+
+    /// Remembers on this machine how far the log went: one that is shorter later has lost something. A note that fails takes nothing away.
+    fn note_seen(&self, log: &Log) {
+        let state = log.state();
+        if self.inner.seen.swap(state.number, Ordering::Relaxed) != state.number {
+            drop(self.index().note_seen(state.number, &state.last));
+        }
     }
 
     /// The state as of now, and an index that has all of its packs but those that cannot be read, which are named.
     pub(crate) async fn update(&self) -> Result<(Arc<State>, Vec<(PackName, Error)>)> {
-        let _one_at_a_time = self.inner.updating.lock().await;
+        let mut complete = self.inner.updating.lock().await;
         let state = self.state().await?;
+        if *complete == Some(state.number) {
+            return Ok((state, Vec::new()));
+        }
         let is_own = |session: &str| self.live().contains(session);
         let inner = &self.inner;
         let unreadable = chunks::update_index(&inner.store, &inner.keys, &inner.index, &state, is_own).await?;
+        // Packs that cannot be read are looked at again each time.
+        *complete = unreadable.is_empty().then_some(state.number);
         Ok((state, unreadable))
     }
 
@@ -306,8 +334,12 @@ impl Repository {
 
     /// Writes a change, or says why it is not lawful.
     pub(crate) async fn try_write(&self, session: &str, change: Change) -> Result<Result<u64, Refusal>> {
-        match self.inner.log.lock().await.write(session, change, now_ms()).await {
-            Ok(number) => Ok(Ok(number)),
+        let mut log = self.inner.log.lock().await;
+        match log.write(session, change, now_ms()).await {
+            Ok(number) => {
+                self.note_seen(&log);
+                Ok(Ok(number))
+            }
             Err(Unwritten::Refused(refusal)) => Ok(Err(refusal)),
             Err(Unwritten::Failed(error)) => Err(error),
         }
@@ -348,8 +380,12 @@ impl Repository {
                 Error::new(ErrorKind::InUse, format!("pack {pack} of {url} belongs to a session that goes on"))
             }
             Refusal::Collected => {
-                Error::new(ErrorKind::InUse, format!("another garbage collection of {url} came first: run it again"))
+                let text = format!(
+                    "another garbage collection of {url} came first, or damage was found there meanwhile: nothing was condemned; run it again"
+                );
+                Error::new(ErrorKind::InUse, text)
             }
+            Refusal::NoSuchPacks => invalid(format!("a record of {url} cannot name so many packs, or such")),
             Refusal::NoSession(id) => Error::new(
                 ErrorKind::InUse,
                 format!("session {id} was ended by somebody else (gc --end-session): run it again"),
@@ -380,69 +416,8 @@ impl Repository {
 
     // ---- sessions ----
 
-    fn live(&self) -> MutexGuard<'_, HashSet<String>> {
+    pub(crate) fn live(&self) -> MutexGuard<'_, HashSet<String>> {
         self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sessions(&self) -> PathBuf {
-        self.inner.cache.join("sessions")
-    }
-
-    /// Lets others of this machine see that a session's program runs.
-    pub(crate) fn announce(&self, id: &str) -> Result<Alive> {
-        let path = self.sessions().join(id);
-        let made = fs::create_dir_all(self.sessions()).and_then(|()| File::create(&path)).and_then(|file| {
-            file.lock()?;
-            Ok(file)
-        });
-        let locked = made.map_err(|e| Error::new(ErrorKind::Store, format!("cannot write {}: {e}", path.display())))?;
-        let _new = self.live().insert(id.to_owned());
-        Ok(Alive { repository: self.clone(), id: id.to_owned(), _locked: locked })
-    }
-
-    pub(crate) fn forget_session(&self, id: &str) {
-        // One that stays is found again, and its session has ended.
-        drop(fs::remove_file(self.sessions().join(id)));
-    }
-
-    /// Ends the sessions of this machine whose programs are gone, and keeps the packs that they left: whoever runs the same backup again
-    /// finds their chunks there.
-    pub(crate) async fn take_over_dead_sessions(&self, own: &str) -> Result<()> {
-        let Ok(entries) = fs::read_dir(self.sessions()) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let Ok(id) = entry.file_name().into_string() else { continue };
-            if self.live().contains(&id) {
-                continue;
-            }
-            let Ok(file) = File::open(entry.path()) else { continue };
-            if file.try_lock().is_err() {
-                continue;
-            }
-            self.take_over(&id, own).await?;
-            drop(fs::remove_file(entry.path()));
-        }
-        Ok(())
-    }
-
-    async fn take_over(&self, id: &str, own: &str) -> Result<()> {
-        if self.try_write(id, Change::End).await?.is_err() {
-            // It has ended, or never began.
-            return Ok(());
-        }
-        let listed = self.store().list(&format!("packs/{id}"), None).await?;
-        let state = self.state().await?;
-        let mut packs = Packs::default();
-        for pack in listed.iter().filter_map(|object| PackName::of_object(&object.name)) {
-            let unknown = !state.packs.contains(&pack) && !state.dropped.contains(&pack);
-            // One that is not whole is left to the garbage collection.
-            if unknown && chunks::footer(self.store(), self.keys(), &pack).await.is_ok() {
-                packs.insert(&pack);
-            }
-        }
-        if !packs.is_empty() {
-            let _refused = self.try_write(own, Change::Add { packs }).await?;
-        }
-        Ok(())
     }
 
     /// Those of some packs that have reached the store.
@@ -471,48 +446,6 @@ impl Repository {
     pub async fn end_session(&self, id: &str) -> Result<()> {
         self.write(id, Change::End).await.map(drop)
     }
-
-    // ---- keys ----
-
-    /// Names of the keys that open it.
-    ///
-    /// # Errors
-    /// `Corrupt`, `Store`.
-    pub async fn key_labels(&self) -> Result<Vec<String>> {
-        Ok(read_keys(self.store()).await?.into_iter().map(|(_, wrap)| wrap.label).collect())
-    }
-
-    /// Adds a passphrase or key. `opening` is one that fits already.
-    ///
-    /// # Errors
-    /// `Invalid` when the repository is not encrypted or the passphrase is short, `Exists` for a label, `Key`, `Store`.
-    pub async fn add_key(&self, opening: &Secret, label: &str, secret: &Secret) -> Result<()> {
-        secret.check()?;
-        let wraps: Vec<Wrap> = read_keys(self.store()).await?.into_iter().map(|(_, wrap)| wrap).collect();
-        if !self.identity().encrypted {
-            return Err(invalid(format!("{} is not encrypted: a key can be given only when it is made", self.url())));
-        }
-        if wraps.iter().any(|wrap| wrap.label == label) {
-            return Err(Error::new(ErrorKind::Exists, format!("there is a key {label:?} already")));
-        }
-        let master = crypt::master(&wraps, Some(opening))?;
-        put_key(self.store(), &Wrap::new(label, secret, &master)?).await
-    }
-
-    /// Takes a key away: it opens the repository no more. Whoever has noted the master key while it did can still read.
-    ///
-    /// # Errors
-    /// `NotFound`, `InUse` for the last one, `Store`.
-    pub async fn remove_key(&self, label: &str) -> Result<()> {
-        let wraps = read_keys(self.store()).await?;
-        let Some((name, _)) = wraps.iter().find(|(_, wrap)| wrap.label == label) else {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no key {label:?}")));
-        };
-        if wraps.len() == 1 {
-            return Err(Error::new(ErrorKind::InUse, format!("{label:?} is the last key: add another one first")));
-        }
-        self.store().delete(name).await
-    }
 }
 
 /// A backup of a state by its id, or by how that begins.
@@ -534,20 +467,17 @@ pub(crate) fn find<'a>(state: &'a State, id: &str, url: &str) -> Result<&'a Back
     }
 }
 
-async fn put_key(store: &Store, wrap: &Wrap) -> Result<()> {
-    let name = format!("{KEYS}/{}", new_id());
-    let bytes = Bytes::from(envelope::wrap("key", &name, wrap, &Keys::none()));
-    // Nobody else has this name: it is ours also after an answer that was lost.
-    store.put_new(&name, bytes).await.map(drop)
-}
-
-async fn read_keys(store: &Store) -> Result<Vec<(String, Wrap)>> {
-    let mut wraps = Vec::new();
-    for object in store.list(KEYS, None).await? {
-        if let Some(bytes) = store.get(&object.name).await? {
-            let wrap = envelope::unwrap("key", &object.name, &store.shown(&object.name), &bytes, &Keys::none())?;
-            wraps.push((object.name, wrap));
-        }
+/// Whether the log is still what this machine has seen of it: what was lost at its end leaves no gap.
+fn has_all_seen(log: &Log, index: &Index, cache: &Path) -> Result<()> {
+    let (Some((number, hash)), state) = (index.seen()?, log.state()) else { return Ok(()) };
+    if number < state.number || (number == state.number && hash == state.last) {
+        return Ok(());
     }
-    Ok(wraps)
+    let why = format!(
+        "the log ends at record {}, and this machine has seen more of it, or another one. If an older state was put back on purpose, \
+         delete the cache {} and run `import --all` before garbage is collected",
+        state.number,
+        cache.display()
+    );
+    Err(log.lost(number).within(why))
 }

@@ -6,12 +6,12 @@ use std::{
     time::Instant,
 };
 
-use cairn_engine::{ExtentKind, IoBuf, Pool, Target, Volume, VolumeOptions};
+use cairn_engine::{ExtentKind, IoBuf, Pool, Target, Volume, VolumeInfo, VolumeOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    chunk::ChunkId,
+    chunk::{ChunkId, LONGEST},
     chunks::{Batch, Chunks},
     error::{Error, ErrorKind, Result, corrupt, invalid},
     job::{Job, now_ms},
@@ -23,7 +23,8 @@ use crate::{
     },
     ranges::Ranges,
     repository::{Repository, find},
-    source::engine,
+    source::{engine, is_of},
+    unfinished::Unfinished,
 };
 
 /// Requests to the store at the same time.
@@ -105,8 +106,8 @@ impl Repository {
     ///
     /// # Errors
     /// `NotFound`; `Exists` or `InUse` for the volume; `Corrupt` with the damaged range, unless it is to be salvaged; `Cancelled`;
-    /// `Volume` and `Store`. A volume that was made for it is deleted again; one restored in place is as the undo snapshot says or in part
-    /// as the backup: run it again, or revert to that snapshot.
+    /// `Volume` and `Store`. A volume that was made for it can be used only when it is whole, and is deleted again; one restored in place is
+    /// as the undo snapshot says or in part as the backup: run it again, or revert to that snapshot, which the error names.
     pub async fn restore(
         &self,
         backup: &str,
@@ -151,43 +152,47 @@ impl Repository {
         let undo = format!("before-restore-{}", now_ms());
         let target = Target { volume: name.to_owned(), snapshot: Some(undo.clone()) };
         let _taken = pool.snapshot(std::slice::from_ref(&target)).await.map_err(|e| engine(&e))?;
-        if info.size < backup.size {
-            let _info = pool.resize(name, backup.size).await.map_err(|e| engine(&e))?;
-        }
-        let differing = self.may_differ(chunks, backup, pool, name, info.id.0, &target, job).await?;
-        let mut restore = Restore::new(chunks, backup, pool, name, true, options, job).await?;
-        restore.outcome.undo_snapshot = Some(undo);
-        restore.fill(&differing).await?;
-        if info.size > backup.size {
-            restore.clear(backup.size.div_ceil(BLOCK), info.size.div_ceil(BLOCK) - backup.size.div_ceil(BLOCK)).await?;
-        }
-        restore.finish().await
+        let restored = async {
+            if info.size < backup.size {
+                let _info = pool.resize(name, backup.size).await.map_err(|e| engine(&e))?;
+            }
+            let differing = self.may_differ(chunks, backup, pool, &info, &target, job).await?;
+            let volume = pool.volume(name).await.map_err(|e| engine(&e))?;
+            let mut restore = Restore::new(chunks, backup, volume, name, true, options, job).await?;
+            restore.outcome.undo_snapshot = Some(undo);
+            restore.fill(&differing).await?;
+            let (first, end) = (backup.size.div_ceil(BLOCK), info.size.div_ceil(BLOCK));
+            if end > first {
+                restore.clear(first, end - first).await?;
+            }
+            restore.finish().await
+        };
+        let part = || format!("volume {name} may hold a part of the backup now; {target} holds what it held before");
+        restored.await.map_err(|error| error.within(part()))
     }
 
     /// Where a volume may differ from a backup: what has changed since a snapshot that was backed up, and what that backup and this one
     /// differ in. Everywhere, if there is no such snapshot.
-    #[expect(clippy::too_many_arguments, reason = "one question, asked once")]
     async fn may_differ(
         &self,
         chunks: &Chunks,
         backup: &Backup,
         pool: &Pool,
-        name: &str,
-        id: u64,
+        volume: &VolumeInfo,
         now: &Target,
         job: &Job,
     ) -> Result<Ranges> {
         let all = Ranges::all(backup.size.div_ceil(BLOCK));
         let uuid = pool.stats().await.map_err(|e| engine(&e))?.uuid;
-        let snapshots = pool.snapshots(Some(name), false).await.map_err(|e| engine(&e))?;
-        let of_it = |b: &&Backup| b.origin.pool == uuid && b.origin.volume_id == id;
-        let kept = |b: &Backup| snapshots.iter().find(|s| s.version.0 == b.origin.version && s.size == b.size).cloned();
+        let snapshots = pool.snapshots(Some(&volume.name), false).await.map_err(|e| engine(&e))?;
+        let of_it = |b: &&Backup| b.origin.pool == uuid && b.origin.volume_id == volume.id.0;
+        let kept = |b: &Backup| snapshots.iter().find(|s| is_of(b, s)).cloned();
         let state = chunks.state();
         let mut bases: Vec<_> = state.backups.values().filter(of_it).filter_map(|b| Some((b, kept(b)?))).collect();
         // The backup itself, else the newest.
         bases.sort_by_key(|(b, _)| (b.id == backup.id, b.number));
         let Some((base, snapshot)) = bases.pop() else { return Ok(all) };
-        let (from, to) = (Map::from_record(&base.root)?, Map::from_record(&backup.root)?);
+        let (from, to) = (Map::of(base)?, Map::of(backup)?);
         if from.height != to.height {
             return Ok(all);
         }
@@ -204,7 +209,10 @@ impl Repository {
                 _ => ranges.add(first, u64::from(LEAF)),
             }
         }
-        let from = Target { volume: name.to_owned(), snapshot: Some(snapshot.name.clone()) };
+        // What lay beyond its end when the snapshot for undoing was taken went when it became smaller: no difference tells of it.
+        let end = volume.size / BLOCK;
+        ranges.add(end, backup.size.div_ceil(BLOCK).saturating_sub(end));
+        let from = Target { volume: volume.name.clone(), snapshot: Some(snapshot.name.clone()) };
         let mut next = Some(0);
         while let Some(offset) = next {
             job.check()?;
@@ -227,16 +235,19 @@ async fn restore_new(
     options: &RestoreOptions,
     job: &Job,
 ) -> Result<Restored> {
-    drop(pool.create_volume(name, backup.size, VolumeOptions::default()).await.map_err(|e| engine(&e))?);
+    // Nobody can use it, also after a crash, before it has its content.
+    let filling = VolumeOptions { filling: true, ..VolumeOptions::default() };
+    let volume = pool.create_volume(name, backup.size, filling).await.map_err(|e| engine(&e))?;
+    let made = Unfinished::volume(pool, &pool.volume_info(name).await.map_err(|e| engine(&e))?);
     let fill = async {
-        let mut restore = Restore::new(chunks, backup, pool, name, false, options, job).await?;
+        let mut restore = Restore::new(chunks, backup, volume, name, false, options, job).await?;
         restore.fill(&Ranges::all(backup.size.div_ceil(BLOCK))).await?;
         restore.finish().await
     };
     let restored = fill.await;
-    if restored.is_err() {
-        // What is there is no volume of anybody's.
-        drop(pool.delete_volume(name, false).await);
+    match restored {
+        Ok(_) => made.finished(),
+        Err(_) => made.remove().await,
     }
     restored
 }
@@ -245,13 +256,12 @@ impl<'a> Restore<'a> {
     async fn new(
         chunks: &Chunks,
         backup: &'a Backup,
-        pool: &Pool,
+        volume: Volume,
         name: &str,
         compare: bool,
         options: &RestoreOptions,
         job: &Job,
     ) -> Result<Self> {
-        let volume = pool.volume(name).await.map_err(|e| engine(&e))?;
         let size = volume.size().await.map_err(|e| engine(&e))?;
         let outcome = Restored { volume: name.to_owned(), backup: backup.id.clone(), ..Restored::default() };
         let (chunks, job, salvage) = (chunks.clone(), job.clone(), options.salvage);
@@ -260,6 +270,9 @@ impl<'a> Restore<'a> {
 
     async fn finish(mut self) -> Result<Restored> {
         self.volume.flush().await.map_err(|e| engine(&e))?;
+        if !self.compare {
+            let _info = self.volume.filled().await.map_err(|e| engine(&e))?;
+        }
         self.outcome.holes.sort_by_key(|hole| hole.offset);
         Ok(self.outcome)
     }
@@ -267,7 +280,7 @@ impl<'a> Restore<'a> {
     /// Makes some blocks of the volume what they are in the backup.
     async fn fill(&mut self, ranges: &Ranges) -> Result<()> {
         self.job.set_total(ranges.count() * BLOCK);
-        let map = Map::from_record(&self.backup.root)?;
+        let map = Map::of(self.backup)?;
         let chunks = self.chunks.clone();
         let mut leaves = std::pin::pin!(read::leaves(&chunks, map, 0));
         let mut wanted: HashMap<ChunkId, Vec<Place>> = HashMap::new();
@@ -412,7 +425,7 @@ impl<'a> Restore<'a> {
                 let whole =
                     places.iter().try_fold(0, |next, p| (u32::from(p.first) == next).then_some(next + p.blocks));
                 let is_there = match whole {
-                    Some(_) => {
+                    Some(blocks) if u64::from(blocks) * BLOCK <= LONGEST as u64 => {
                         let mut content = Vec::new();
                         for place in &places {
                             content.extend_from_slice(
@@ -422,7 +435,7 @@ impl<'a> Restore<'a> {
                         let worker = tokio::task::spawn_blocking(move || chunks.name(&content) == id);
                         worker.await.map_err(|e| Error::new(ErrorKind::Store, format!("a worker failed: {e}")))?
                     }
-                    None => false,
+                    _ => false,
                 };
                 Ok::<_, Error>((id, places, is_there))
             }

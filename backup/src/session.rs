@@ -6,6 +6,7 @@ use object_store::PutPayload;
 use tokio::task::JoinSet;
 
 use crate::{
+    alive::Alive,
     chunk::{ChunkId, Content},
     chunks::Chunks,
     error::{Error, ErrorKind, Result},
@@ -16,7 +17,7 @@ use crate::{
         state::Refusal,
     },
     pack::{self, Entry, Kind, Prepared},
-    repository::{Alive, Repository},
+    repository::Repository,
 };
 
 /// A pack is closed when it has come to this many bytes.

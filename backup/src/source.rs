@@ -1,9 +1,10 @@
 //! What is backed up: a snapshot of a volume, and which of its blocks differ from another one's.
 
-use cairn_engine::{ExtentKind, IoBuf, Pool, Target, Volume};
+use cairn_engine::{ExtentKind, IoBuf, Pool, SnapshotInfo, Target, Volume};
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    log::record::Backup,
     map::BLOCK,
 };
 
@@ -45,7 +46,27 @@ pub(crate) struct Source {
     pub(crate) size: u64,
 }
 
+/// Whether a backup is one of this snapshot. Numbers of versions alone do not tell: a pool that was put back to an older state, or copied,
+/// gives them to other snapshots.
+pub(crate) fn is_of(backup: &Backup, snapshot: &SnapshotInfo) -> bool {
+    let origin = &backup.origin;
+    (origin.version, &origin.snapshot) == (snapshot.version.0, &snapshot.name)
+        && (backup.data_ms, backup.size) == (snapshot.created_ms, snapshot.size)
+}
+
 impl Source {
+    /// A snapshot, which can be neither deleted nor replaced from here on.
+    pub(crate) async fn of(pool: &Pool, volume: &str, snapshot: &SnapshotInfo) -> Result<Self> {
+        let target = Target { volume: volume.to_owned(), snapshot: Some(snapshot.name.clone()) };
+        let source = Self::open(pool, target).await?;
+        let all = pool.snapshots(Some(volume), false).await.map_err(|e| engine(&e))?;
+        if all.iter().any(|s| s.version == snapshot.version && s.name == snapshot.name) {
+            return Ok(source);
+        }
+        let text = format!("the snapshot {} was deleted meanwhile: run the backup again", source.target);
+        Err(Error::new(ErrorKind::NotFound, text))
+    }
+
     pub(crate) async fn open(pool: &Pool, target: Target) -> Result<Self> {
         let volume = pool.volume(&target.to_string()).await.map_err(|e| engine(&e))?;
         let size = volume.size().await.map_err(|e| engine(&e))?;
@@ -66,11 +87,11 @@ impl Source {
     }
 
     /// What differs from `base`; everything that is stored, without one.
-    pub(crate) fn changes(&self, base: Option<Target>) -> Changes {
+    pub(crate) fn changes(&self, base: Option<&Self>) -> Changes {
         let aligned = base.is_none();
         Changes {
             source: self.clone(),
-            base,
+            base: base.cloned(),
             aligned,
             next: Some(0),
             portion: Vec::new(),
@@ -83,7 +104,7 @@ impl Source {
 /// Portions of what differs, in order of blocks.
 pub(crate) struct Changes {
     source: Source,
-    base: Option<Target>,
+    base: Option<Source>,
     /// Each portion within one aligned window: then the same content comes to the same chunks, whenever it is read.
     aligned: bool,
     next: Option<u64>,
@@ -102,7 +123,8 @@ impl Changes {
                 let last = std::mem::take(&mut self.portion);
                 return Ok((!last.is_empty()).then_some(last));
             };
-            let page = self.source.pool.diff(self.base.as_ref(), &self.source.target, offset);
+            let base = self.base.as_ref().map(|base| &base.target);
+            let page = self.source.pool.diff(base, &self.source.target, offset);
             let page = page.await.map_err(|e| engine(&e))?;
             self.next = page.next;
             let mut ready = Vec::new();

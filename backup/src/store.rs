@@ -13,10 +13,12 @@ use object_store::{
 };
 use url::Url;
 
-use crate::error::{Error, ErrorKind, Result, invalid};
+use crate::error::{Error, ErrorKind, Result, corrupt, invalid};
 
 /// How often an operation is tried.
 const TRIES: u32 = 5;
+/// Largest object that is read as a whole, in bytes: what is larger is none of ours, and would take the memory.
+const LARGEST: u64 = 1 << 30;
 /// Before the second try; each further one waits twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Objects of so many bytes do not stay in the page cache of this machine.
@@ -164,7 +166,7 @@ impl Store {
 
     /// A part of an object that is there.
     pub(crate) async fn get_range(&self, name: &str, offset: u64, len: u64) -> Result<Bytes> {
-        let range = GetRange::Bounded(offset..offset + len);
+        let range = GetRange::Bounded(offset..offset.saturating_add(len));
         let bytes = self.read(name, GetOptions { range: Some(range), ..GetOptions::default() }).await?;
         self.present(name, bytes)
     }
@@ -198,6 +200,13 @@ impl Store {
         loop {
             tries += 1;
             let got = match self.inner.get_opts(&path, options.clone()).await {
+                Ok(result) if options.range.is_none() && result.meta.size > LARGEST => {
+                    let size = result.meta.size;
+                    return Err(corrupt(format!(
+                        "{}/{name} has {size} bytes, more than any object of its kind",
+                        self.url
+                    )));
+                }
                 Ok(result) => result.bytes().await,
                 Err(error) => Err(error),
             };

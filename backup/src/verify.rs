@@ -210,19 +210,18 @@ impl Repository {
             Ok::<_, Error>((pack, read))
         });
         let mut packs = std::pin::pin!(packs.buffer_unordered(AT_ONCE));
-        let mut damaged: BTreeMap<PackName, Vec<(ChunkId, Error)>> = BTreeMap::new();
+        let mut damaged: BTreeMap<PackName, BTreeMap<ChunkId, Error>> = BTreeMap::new();
         while let Some((pack, read)) = packs.try_next().await? {
             verified.chunks += read.chunks;
             verified.bytes += read.bytes;
             if !read.damaged.is_empty() {
-                let _none = damaged.insert(pack, read.damaged);
+                let _none = damaged.insert(pack, read.damaged.into_iter().collect());
             }
         }
         // What a garbage collection took away meanwhile is elsewhere, if it is needed.
         let now = self.state().await?;
         damaged.retain(|pack, _| now.packs.contains(pack));
-        let is_bad =
-            |pack: &PackName, id: &ChunkId| damaged.get(pack).is_some_and(|all| all.iter().any(|(d, _)| d == id));
+        let is_bad = |pack: &PackName, id: &ChunkId| damaged.get(pack).is_some_and(|all| all.contains_key(id));
         for (pack, all) in &damaged {
             for (id, error) in all {
                 if !everything && !is_marked(self.index(), id)? {
@@ -236,16 +235,15 @@ impl Repository {
                 let (chunk, cause) = (id.to_string(), error.to_string());
                 verified.damaged.push(DamagedChunk { chunk, pack: pack.to_string(), cause, has_other_copy });
             }
-            self.note(pack, all).await?;
+            self.note(pack, all.keys()).await?;
         }
         Ok(bad)
     }
 
     /// Notes damaged chunks in the log, unless they are there.
-    pub(crate) async fn note(&self, pack: &PackName, damaged: &[(ChunkId, Error)]) -> Result<()> {
+    pub(crate) async fn note(&self, pack: &PackName, damaged: impl Iterator<Item = &ChunkId>) -> Result<()> {
         let state = self.state().await?;
-        let chunks: Vec<String> =
-            damaged.iter().map(|(id, _)| id.to_string()).filter(|id| !state.is_damaged(pack, id)).collect();
+        let chunks: Vec<String> = damaged.map(ToString::to_string).filter(|id| !state.is_damaged(pack, id)).collect();
         if chunks.is_empty() {
             return Ok(());
         }
@@ -269,7 +267,7 @@ async fn locate(
         offset,
         length,
     };
-    let mut leaves = std::pin::pin!(read::leaves(chunks, Map::from_record(&backup.root)?, 0));
+    let mut leaves = std::pin::pin!(read::leaves(chunks, Map::of(backup)?, 0));
     while let Some((numbered, leaves_below)) = leaves.next().await {
         let mut block = numbered.block();
         let leaf = match numbered.leaf {

@@ -26,6 +26,8 @@ const DIRECTORY: &str = "log";
 const CHECKPOINTS: &str = "log-checkpoints";
 /// Records after which a checkpoint of the state is written.
 const CHECKPOINT_EVERY: u64 = 64;
+/// One more than is read, should it be damaged.
+const KEPT_CHECKPOINTS: usize = 2;
 
 /// Why a record was not written.
 #[derive(Debug)]
@@ -76,9 +78,14 @@ impl Log {
 
     /// Reads what was written since.
     pub(crate) async fn refresh(&mut self) -> Result<()> {
-        let after = (self.state.number > 0).then(|| object(self.state.number));
-        let listed = self.store.list(DIRECTORY, after.as_deref()).await?;
-        let newest = listed.iter().filter_map(|object| number_of(&object.name, DIRECTORY)).max();
+        // The last one that is known is listed with those after it.
+        let known = self.state.number;
+        let listed = self.store.list(DIRECTORY, (known > 1).then(|| object(known - 1)).as_deref()).await?;
+        let numbers: Vec<u64> = listed.iter().filter_map(|object| number_of(&object.name, DIRECTORY)).collect();
+        if known > 0 && !numbers.contains(&known) && self.store.get(&object(known)).await?.is_none() {
+            return Err(self.lost(known));
+        }
+        let newest = numbers.into_iter().max();
         // A list that was made while records were put may lack some of them, and the newest: only what cannot be read is missing.
         while self.read_next().await? {}
         if let Some(newest) = newest.filter(|newest| *newest > self.state.number) {
@@ -90,6 +97,14 @@ impl Log {
             )));
         }
         Ok(())
+    }
+
+    /// The log has come to its end before a record that was in it.
+    pub(crate) fn lost(&self, known: u64) -> Error {
+        corrupt(format!(
+            "{}: record {known} of the log, which was there, is missing: restore it and those before it from a copy of the repository",
+            self.store.url(),
+        ))
     }
 
     /// Reads the next record, if there is one.
@@ -170,7 +185,18 @@ impl Log {
         let bytes = Bytes::from(envelope::wrap("state", &name, &*self.state, &self.keys));
         if self.store.put_new(&name, bytes).await.is_ok() {
             self.checkpointed = self.state.number;
+            drop(self.forget_old_checkpoints().await);
         }
+    }
+
+    /// All but the newest two go: each is as large as the state.
+    async fn forget_old_checkpoints(&self) -> Result<()> {
+        let listed = self.store.list(CHECKPOINTS, None).await?;
+        let ours = listed.into_iter().filter(|object| number_of(&object.name, CHECKPOINTS).is_some());
+        for old in ours.rev().skip(KEPT_CHECKPOINTS) {
+            self.store.delete(&old.name).await?;
+        }
+        Ok(())
     }
 }
 
@@ -179,7 +205,12 @@ async fn newest_checkpoint(store: &Store, keys: &Keys) -> Result<(State, u64)> {
     let listed = store.list(CHECKPOINTS, None).await?;
     for object in listed.iter().rev() {
         let Some(number) = number_of(&object.name, CHECKPOINTS) else { continue };
-        let Some(bytes) = store.get(&object.name).await? else { continue };
+        let bytes = match store.get(&object.name).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+            Err(error) => return Err(error),
+        };
         match envelope::unwrap::<State>("state", &object.name, &store.shown(&object.name), &bytes, keys) {
             Ok(state) if state.number == number && state.is_sound() => {
                 let Some(record) = store.get(&self::object(number)).await? else {

@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+/// The last number that a pack's name has digits for.
+const LAST: u32 = 99_999_999;
+
 /// A name for a pack, never used again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PackName {
@@ -131,11 +134,11 @@ impl<T: Clone + PartialEq> PackMap<T> {
         self.iter().map(|(name, _)| name)
     }
 
-    /// Ranges that a file may hold, but no program wrote: not in order, or over one another.
+    /// Whether these are not ranges that a file may hold, but no program wrote: not in order, over one another, or of no pack's numbers.
     pub(crate) fn is_sound(&self) -> bool {
         self.0.values().all(|spans| {
             let ordered = spans.windows(2).all(|pair| pair[0].last < pair[1].first);
-            ordered && !spans.is_empty() && spans.iter().all(|span| span.first <= span.last)
+            ordered && !spans.is_empty() && spans.iter().all(|span| span.first <= span.last && span.last <= LAST)
         })
     }
 }

@@ -152,6 +152,23 @@ pub(crate) enum Change {
     End,
 }
 
+impl Change {
+    /// Most packs that one record names: half a petabyte. Whoever reads a record looks at each of them.
+    const MOST: u64 = 1 << 24;
+
+    /// Whether the packs that it names can be: no few bytes keep a reader busy for hours.
+    pub(crate) fn is_sound(&self) -> bool {
+        let (some, more) = match self {
+            Self::Add { packs } | Self::Condemn { packs, .. } | Self::Drop { packs } => (packs, None),
+            Self::Commit { new, uses, .. } => (new, Some(uses)),
+            Self::Repack { new, old, .. } => (new, Some(old)),
+            _ => return true,
+        };
+        let sound = |packs: &Packs| packs.is_sound() && packs.len() <= Self::MOST;
+        sound(some) && more.is_none_or(sound)
+    }
+}
+
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {

@@ -32,6 +32,8 @@ pub(crate) enum Refusal {
     Collected,
     /// The session has not begun, or was ended.
     NoSession(String),
+    /// Packs that cannot be, or more than one record can name.
+    NoSuchPacks,
 }
 
 /// A pack that backups may refer to.
@@ -68,9 +70,15 @@ fn refuse_any(packs: Packs, why: impl Fn(Packs) -> Refusal) -> Result<(), Refusa
 }
 
 impl State {
-    /// Those that hang on a backup, in order of their ids.
-    pub(crate) fn children<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Backup> {
-        self.backups.values().filter(move |backup| backup.parent.as_deref() == Some(id))
+    /// Those that hang on each backup, in order of their ids.
+    pub(crate) fn children(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut children: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for backup in self.backups.values() {
+            if let Some(parent) = &backup.parent {
+                children.entry(parent).or_default().push(&backup.id);
+            }
+        }
+        children
     }
 
     fn require(&self, id: &str) -> Result<&Backup, Refusal> {
@@ -84,6 +92,9 @@ impl State {
 
     /// Whether a change may come next, from a session.
     pub(crate) fn judge(&self, session: &str, change: &Change) -> Result<(), Refusal> {
+        if !change.is_sound() {
+            return Err(Refusal::NoSuchPacks);
+        }
         match change {
             Change::Begin { .. } => match self.sessions.contains_key(session) {
                 true => Err(Refusal::Exists(session.to_owned())),
@@ -150,12 +161,13 @@ impl State {
 
     fn judge_delete(&self, backups: &[String]) -> Result<(), Refusal> {
         let going: BTreeSet<&str> = backups.iter().map(String::as_str).collect();
+        let children = self.children();
         for id in backups {
             let _there = self.require(id)?;
-            let children: Vec<String> =
-                self.children(id).filter(|c| !going.contains(c.id.as_str())).map(|c| c.id.clone()).collect();
-            if !children.is_empty() {
-                return Err(Refusal::HasChildren { backup: id.clone(), children });
+            let on_it = children.get(id.as_str()).into_iter().flatten();
+            let stay: Vec<String> = on_it.filter(|c| !going.contains(*c)).map(|c| (*c).to_owned()).collect();
+            if !stay.is_empty() {
+                return Err(Refusal::HasChildren { backup: id.clone(), children: stay });
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::{
     chunk::ChunkId,
     crypt::{from_hex, to_hex},
     error::{Result, corrupt},
-    log::record::Root,
+    log::record::{Backup, Root},
 };
 use page::{FANOUT, LEAF};
 
@@ -38,11 +38,18 @@ impl Map {
         Self { root: ChunkId::NONE, height }
     }
 
-    pub(crate) fn from_record(root: &Root) -> Result<Self> {
-        let page = from_hex(&root.page).and_then(|bytes| bytes.try_into().ok());
-        match page {
-            Some(page) if root.height <= TALLEST => Ok(Self { root: ChunkId(page), height: root.height }),
-            _ => Err(corrupt(format!("{:?} at height {} is no root of a map", root.page, root.height))),
+    /// The map of a backup. Its height follows from the backup's size.
+    pub(crate) fn of(backup: &Backup) -> Result<Self> {
+        let Root { page, height } = &backup.root;
+        let root = from_hex(page).and_then(|bytes| bytes.try_into().ok());
+        match root {
+            Some(root) if *height == Self::empty(backup.size.div_ceil(BLOCK)).height => {
+                Ok(Self { root: ChunkId(root), height: *height })
+            }
+            _ => Err(corrupt(format!(
+                "the record of backup {} is wrong: {page:?} at height {height} is no root of a map of {} bytes",
+                backup.id, backup.size
+            ))),
         }
     }
 
@@ -62,8 +69,18 @@ mod tests {
             assert_eq!(Map::empty(blocks).height, height, "{blocks}");
         }
         let map = Map { root: ChunkId([7; 32]), height: 2 };
-        assert_eq!(Map::from_record(&map.to_record()).unwrap(), map);
-        assert!(Map::from_record(&Root { page: "07".to_owned(), height: 0 }).is_err());
-        assert!(Map::from_record(&Root { height: 9, ..map.to_record() }).is_err());
+        let of = |root: Root, blocks: u64| {
+            let backup = serde_json::json!({
+                "id": "a", "origin": {"pool": "p", "volume": "v", "volume_id": 1, "snapshot": "s", "version": 1}, "data_ms": 0,
+                "finished_ms": 0, "size": blocks * BLOCK, "parent": null, "reason": "", "root": root,
+                "statistics": {"read": 0, "new": 0, "pages": 0, "stored": 0, "millis": 0}
+            });
+            Map::of(&serde_json::from_value(backup).unwrap())
+        };
+        assert_eq!(of(map.to_record(), leaf * 256 + 1).unwrap(), map);
+        assert!(of(map.to_record(), leaf * 256).is_err(), "taller than its volume");
+        assert!(of(Root { height: 1, ..map.to_record() }, leaf * 256 + 1).is_err(), "not as tall");
+        assert!(of(Root { page: "07".to_owned(), height: 0 }, 1).is_err());
+        assert!(of(Root { height: u32::MAX, ..map.to_record() }, 1 << 34).is_err());
     }
 }

@@ -66,3 +66,16 @@ async fn a_log_that_is_shorter_than_its_checkpoint_is_told() {
     let repository = open(&store, &world.cache("other")).await.unwrap();
     assert_eq!(repository.backups().await.unwrap().len(), 42);
 }
+
+#[tokio::test]
+async fn old_checkpoints_go() {
+    let (world, store, _) = long(0).await;
+    let repository = open(&store, &world.location).await.unwrap();
+    for i in 0..45 {
+        write(&world.pool, "v", 0, &noise(4096, 100 + i)).await;
+        let _made = back_up(&repository, &world.pool, "v").await.unwrap();
+    }
+    let numbers = |names: Vec<String>| names.iter().map(|n| n[16..].parse::<u64>().unwrap()).collect::<Vec<_>>();
+    assert_eq!(numbers(names(&*store, "log-checkpoints").await), [192, 256]);
+    assert_eq!(open(&store, &world.cache("other")).await.unwrap().backups().await.unwrap().len(), 90);
+}
