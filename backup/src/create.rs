@@ -36,8 +36,6 @@ const READS: usize = 8;
 const ATTEMPTS: u32 = 4;
 /// Blocks that are compared with the volume before a backup counts.
 const SAMPLES: usize = 16;
-/// Of these, at the same time.
-const SAMPLES_AT_ONCE: usize = 4;
 /// Snapshots that backups take begin so; the last one of a volume stays for each repository, for the next incremental.
 pub const SNAPSHOT_PREFIX: &str = "cairn-backup-";
 
@@ -335,8 +333,10 @@ impl Repository {
 
     /// Compares some blocks of a new map with the volume: a backup that holds something else must not count.
     async fn compare_sample(&self, session: &Session, map: Map, source: &Source) -> Result<()> {
-        let compared = (0..SAMPLES).map(|_| compare_one(session.chunks(), map, source));
-        stream::iter(compared).buffer_unordered(SAMPLES_AT_ONCE).try_collect().await
+        for _ in 0..SAMPLES {
+            compare_one(session.chunks(), map, source).await?;
+        }
+        Ok(())
     }
 
     /// A copy of what the log says, for people and for import.
