@@ -17,7 +17,7 @@ use clap::Parser;
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
 const TOOLS: [&str; 4] = ["cairn", "cairn sealed", "restic", "borg"];
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 12] = [
     "full, s",
     "full, peak MB",
     "full, stored MB",
@@ -28,6 +28,8 @@ const ROWS: [&str; 10] = [
     "restore, peak MB",
     "verify, s",
     "restore in place of 1 %, s",
+    "restore in place of 0.1 %, s",
+    "incremental of 1 %, pool served, s",
 ];
 
 /// Measures Cairn's backups beside restic's and borg's.
@@ -126,6 +128,30 @@ impl Place<'_> {
 
     fn cairn(&self, words: &[&str]) -> Outcome<(Cost, String)> {
         self.run(&self.args.cairn, words)
+    }
+
+    /// Does something while the pool is served.
+    fn served<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        let socket = self.path("nbd.sock");
+        let mut server = Command::new(&self.args.cairn)
+            .args(["serve", "--nbd", &format!("unix:{}", socket.display())])
+            .env("CAIRN_POOL", self.path("pool"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(fail("cairn serve"))?;
+        for _ in 0..600 {
+            if socket.exists() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let outcome = work();
+        // SAFETY: no memory is passed; the child has not been waited for, so the number is still its own.
+        let _sent = unsafe { libc::kill(server.id() as libc::pid_t, libc::SIGTERM) };
+        let _status = server.wait().map_err(fail("cairn serve"))?;
+        outcome
     }
 }
 
@@ -282,12 +308,22 @@ fn cairn(place: &Place<'_>, sealed: bool) -> Outcome<Column> {
     let (verify, _) = backup(&["verify"])?;
     let (in_place, _) = backup(&["restore", &first, "db", "--in-place"])?;
     let _equal = backup(&["restore", &second, "db", "--in-place"])?;
+    // Every tenth of other changes, to be undone.
+    let few: Vec<_> = self::changes(place.args.mib, 79).into_iter().step_by(10).collect();
+    change_volume(&place.path("pool"), &few)?;
+    let (in_place_few, _) = backup(&["restore", &second, "db", "--in-place"])?;
     let out = place.path("restored").display().to_string();
     for volume in ["new", "db"] {
         let _exported = place.cairn(&["volume", "export", volume, &out, "--force"])?;
         let _same = place.run("cmp", &[&out, &image])?;
     }
-    Ok(column(full, full_stored, incremental, stored, restore, verify, Some(in_place)))
+    change_volume(&place.path("pool"), &self::changes(place.args.mib, 78))?;
+    let served = place.served(|| backup(&["create", "db"]))?.0;
+    let mut column = column(full, full_stored, incremental, stored, restore, verify);
+    column[9] = Some(in_place.seconds);
+    column[10] = Some(in_place_few.seconds);
+    column[11] = Some(served.seconds);
+    Ok(column)
 }
 
 fn id(said: &str) -> Outcome<String> {
@@ -307,7 +343,7 @@ fn restic(place: &Place<'_>) -> Outcome<Column> {
     let found = place.run("find", &["restored", "-name", "image"])?.1;
     let _same = place.run("cmp", &[found.trim(), "image"])?;
     let (verify, _) = restic(&["check", "--read-data"])?;
-    Ok(column(full, full_stored, incremental, stored, restore, verify, None))
+    Ok(column(full, full_stored, incremental, stored, restore, verify))
 }
 
 fn borg(place: &Place<'_>) -> Outcome<Column> {
@@ -322,18 +358,10 @@ fn borg(place: &Place<'_>) -> Outcome<Column> {
     let (restore, _) = borg(&["extract", "repo::second"])?;
     let _same = place.run("cmp", &["image", "kept"])?;
     let (verify, _) = borg(&["check", "--verify-data", "repo"])?;
-    Ok(column(full, full_stored, incremental, stored, restore, verify, None))
+    Ok(column(full, full_stored, incremental, stored, restore, verify))
 }
 
-fn column(
-    full: Cost,
-    full_stored: f64,
-    incremental: Cost,
-    stored: f64,
-    restore: Cost,
-    verify: Cost,
-    in_place: Option<Cost>,
-) -> Column {
+fn column(full: Cost, full_stored: f64, incremental: Cost, stored: f64, restore: Cost, verify: Cost) -> Column {
     [
         Some(full.seconds),
         Some(full.peak),
@@ -344,7 +372,9 @@ fn column(
         Some(restore.seconds),
         Some(restore.peak),
         Some(verify.seconds),
-        in_place.map(|cost| cost.seconds),
+        None,
+        None,
+        None,
     ]
 }
 

@@ -1,0 +1,18 @@
+#![doc = include_str!("../README.md")]
+
+mod bucket;
+mod limiter;
+mod limits;
+mod share;
+mod stats;
+mod tree;
+
+pub use limits::{Effective, Invalid, Key, Limits};
+pub use stats::{Credits, Held, Snapshot};
+pub use tree::{Decision, Kind, Leaf, Node, Request, Ticket, Tree};
+
+/// Nanoseconds of a clock that never goes back; only differences count.
+pub type Nanos = u64;
+
+/// Nanoseconds in a second.
+pub const SECOND: Nanos = 1_000_000_000;

@@ -1,0 +1,151 @@
+//! The limits of one volume, group or pool, as buckets.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Key, Kind, Limits, Nanos, Request,
+    bucket::Bucket,
+    limits::{Effective, nanos},
+};
+
+/// What a rate holds when it was not used: as much as it brings in a twentieth of a second. Clocks and timers are late now and then.
+const SLACK: Nanos = crate::SECOND / 20;
+
+/// One of the six limits: a rate for good and, if it has a burst, its rate.
+#[derive(Clone, Copy, Debug)]
+struct Gauge {
+    key: Key,
+    /// Holds what a burst is above the rate, so that a full one lasts exactly as long as it should.
+    rate: Bucket,
+    /// The burst's own rate.
+    burst: Option<Bucket>,
+}
+
+/// Billionths of a token that a rate brings in a time.
+fn brought(rate: u64, time: Nanos) -> i128 {
+    i128::from(rate).saturating_mul(i128::from(time))
+}
+
+/// What the bucket of the rate holds: a burst of `max` lasts its length, as the rate goes on bringing meanwhile.
+fn capacity(effective: &Effective) -> i128 {
+    match effective.burst {
+        Some((max, length)) => brought(max - effective.rate, nanos(length)).max(brought(effective.rate, SLACK)),
+        None => brought(effective.rate, SLACK),
+    }
+}
+
+impl Gauge {
+    fn new(effective: &Effective, now: Nanos) -> Self {
+        let burst = effective.burst.map(|(max, _)| Bucket::new(max, brought(max, SLACK), now));
+        Self { key: effective.key, rate: Bucket::new(effective.rate, capacity(effective), now), burst }
+    }
+
+    fn change(&mut self, effective: &Effective, now: Nanos) {
+        self.rate.change(effective.rate, capacity(effective), now);
+        self.burst = effective.burst.map(|(max, _)| {
+            let mut burst = self.burst.unwrap_or_else(|| Bucket::new(max, brought(max, SLACK), now));
+            burst.change(max, brought(max, SLACK), now);
+            burst
+        });
+    }
+
+    /// How much of it a request takes.
+    fn tokens(&self, request: &Request, requests: u64) -> u64 {
+        let concerned = match self.key {
+            Key::TotalIops | Key::TotalBytes => true,
+            Key::ReadIops | Key::ReadBytes => request.kind == Kind::Read,
+            Key::WriteIops | Key::WriteBytes => request.kind != Kind::Read,
+        };
+        match (concerned, self.key.is_bytes()) {
+            (false, _) => 0,
+            (true, false) => requests,
+            // Nothing is transferred.
+            (true, true) if request.kind == Kind::Discard => 0,
+            (true, true) => request.bytes,
+        }
+    }
+}
+
+/// All limits of one node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limiter {
+    limits: Limits,
+    size: u64,
+    gauges: Vec<Gauge>,
+}
+
+impl Limiter {
+    pub(crate) fn is_unlimited(&self) -> bool {
+        self.gauges.is_empty()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Other limits, or another size of the volume, from the next request on. What was used of a limit that stays is still used.
+    pub(crate) fn set(&mut self, limits: Limits, size: u64, now: Nanos) {
+        let old = std::mem::take(&mut self.gauges);
+        let made = |effective: &Effective| match old.iter().find(|gauge| gauge.key == effective.key) {
+            Some(gauge) => {
+                let mut gauge = *gauge;
+                gauge.change(effective, now);
+                gauge
+            }
+            None => Gauge::new(effective, now),
+        };
+        self.gauges = limits.effective(size).iter().map(made).collect();
+        self.limits = limits;
+        self.size = size;
+    }
+
+    /// When a request may pass, and what holds it back until then.
+    pub(crate) fn ready_at(&mut self, request: &Request, now: Nanos) -> (Nanos, Option<Key>) {
+        let requests = self.limits.requests(request.bytes);
+        let (mut ready, mut by) = (now, None);
+        for gauge in &mut self.gauges {
+            let tokens = gauge.tokens(request, requests);
+            if tokens == 0 {
+                continue;
+            }
+            let burst = gauge.burst.as_mut().map_or(now, |burst| burst.ready_at(tokens, now));
+            let at = gauge.rate.ready_at(tokens, now).max(burst);
+            if at > ready {
+                (ready, by) = (at, Some(gauge.key));
+            }
+        }
+        (ready, by)
+    }
+
+    /// Takes what a request needs; to be called when it may pass.
+    pub(crate) fn take(&mut self, request: &Request) {
+        let requests = self.limits.requests(request.bytes);
+        for gauge in &mut self.gauges {
+            let tokens = gauge.tokens(request, requests);
+            gauge.rate.take(tokens);
+            if let Some(burst) = &mut gauge.burst {
+                burst.take(tokens);
+            }
+        }
+    }
+
+    /// Tokens that are there, by the limits' names; negative: owed.
+    pub(crate) fn credits(&mut self, now: Nanos) -> BTreeMap<&'static str, i64> {
+        self.gauges.iter_mut().map(|gauge| (gauge.key.name(), gauge.rate.tokens(now))).collect()
+    }
+
+    /// What was used, for after a restart.
+    pub(crate) fn used(&mut self, now: Nanos) -> BTreeMap<String, u64> {
+        let used = self.gauges.iter_mut().map(|gauge| (gauge.key.name().to_owned(), gauge.rate.used(now)));
+        used.filter(|(_, used)| *used > 0).collect()
+    }
+
+    /// What had been used before a restart; limits that are there no more are passed over.
+    pub(crate) fn restore(&mut self, used: &BTreeMap<String, u64>) {
+        for gauge in &mut self.gauges {
+            if let Some(used) = used.get(gauge.key.name()) {
+                gauge.rate.take(*used);
+            }
+        }
+    }
+}
