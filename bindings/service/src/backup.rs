@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use cairn_backup::{CreateOptions, Filling, Job, Location, Progress, Repository, RestoreOptions, Secret};
@@ -149,6 +150,10 @@ pub(crate) fn job(limit: Option<u64>) -> Job {
     job
 }
 
+/// Waits before a filling that its store stopped goes on: the first, and the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
 /// What fills a volume, so that it can go on after a restart: kept beside the pool, by the volume's number.
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -209,28 +214,67 @@ impl Fillings {
         };
         let progress = job.progress();
         let (volume, backup, url) = (restore.volume.clone(), restore.backup.clone(), restore.repository.url.clone());
-        self.go_on(pool, id, restore, filling, job);
+        self.go_on(pool, id, repository, restore, filling, job);
         Ok(FillingVolume { volume, backup, url, progress, error: None })
     }
 
-    fn go_on(&self, pool: &Pool, id: u64, restore: RestoreBackup, filling: Filling, job: Job) {
-        drop(self.lock().insert(id, Entry { job, restore, error: None, task: None }));
-        let (fillings, path) = (self.clone(), note_path(pool.path(), id));
+    fn go_on(&self, pool: &Pool, id: u64, repository: Repository, restore: RestoreBackup, filling: Filling, job: Job) {
+        drop(self.lock().insert(id, Entry { job, restore: restore.clone(), error: None, task: None }));
+        let (fillings, pool) = (self.clone(), pool.clone());
         let task = tokio::spawn(async move {
-            let outcome = filling.run().await;
-            let mut entries = fillings.lock();
-            match (outcome, entries.get_mut(&id)) {
-                (Ok(()), _) => {
-                    drop(entries.remove(&id));
-                    drop(fs::remove_file(path));
+            let mut outcome = filling.run().await;
+            let mut wait = FIRST_RETRY;
+            // A store that cannot be reached for a while: it goes on by itself when it can.
+            while let Err(error) = &outcome
+                && error.kind() == cairn_backup::ErrorKind::Store
+            {
+                fillings.note_error(id, Some(format!("{error}; it is tried again every {} seconds", wait.as_secs())));
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LAST_RETRY);
+                outcome = match fillings.resume_from(&pool, id, &repository, &restore).await {
+                    Ok(filling) => {
+                        fillings.note_error(id, None);
+                        filling.run().await
+                    }
+                    Err(error) => Err(error),
+                };
+            }
+            match outcome {
+                Ok(()) => {
+                    drop(fillings.lock().remove(&id));
+                    drop(fs::remove_file(note_path(pool.path(), id)));
                 }
-                (Err(error), Some(entry)) => entry.error = Some(error.to_string()),
-                (Err(_), None) => {}
+                Err(error) => fillings.note_error(id, Some(error.to_string())),
             }
         });
         if let Some(entry) = self.lock().get_mut(&id) {
             entry.task = Some(task);
         }
+    }
+
+    fn note_error(&self, id: u64, error: Option<String>) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.error = error;
+        }
+    }
+
+    /// Goes on with a volume by its number, whatever it is called now.
+    async fn resume_from(
+        &self,
+        pool: &Pool,
+        id: u64,
+        repository: &Repository,
+        restore: &RestoreBackup,
+    ) -> cairn_backup::Result<Filling> {
+        let volumes = pool.volumes(false).await.unwrap_or_default();
+        let name = volumes.into_iter().find(|volume| volume.id.0 == id).map(|volume| volume.name).unwrap_or_default();
+        // Its progress begins anew: what is there is looked at again.
+        let job = job(restore.limit);
+        let filling = repository.resume_filling(&restore.backup, pool, &name, &job).await?;
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.job = job;
+        }
+        Ok(filling)
     }
 
     /// Deletes a volume, also one that is being filled. One that cannot be deleted is filled as before.
@@ -264,7 +308,8 @@ impl Fillings {
         let Some(Entry { job, task, .. }) = self.lock().remove(&id) else { return };
         job.cancel();
         if let Some(task) = task {
-            // It ends with an error that nobody waits for.
+            // It may be waiting for its store.
+            task.abort();
             drop(task.await);
         }
     }
@@ -290,13 +335,17 @@ impl Fillings {
     }
 
     async fn resume_one(&self, pool: &Pool, id: u64, name: &str, path: &Path) -> Result<()> {
+        if !path.exists() {
+            let text = "a restore into it was cut off: delete it, and restore again";
+            return Err(Failure::new(ErrorKind::NotFound, text));
+        }
         let note: Note = serde_json::from_str(&read(path)?)
             .map_err(|e| Failure::new(ErrorKind::Corrupt, format!("{} is damaged: {e}", path.display())))?;
         let restore = RestoreBackup { volume: name.to_owned(), ..note.restore };
         let repository = restore.repository.open().await?;
         let job = job(restore.limit);
         let filling = repository.resume_filling(&restore.backup, pool, name, &job).await?;
-        self.go_on(pool, id, restore, filling, job);
+        self.go_on(pool, id, repository, restore, filling, job);
         Ok(())
     }
 }

@@ -147,3 +147,37 @@ async fn neither_a_refused_deletion_nor_a_new_name_disturbs_a_filling() {
     assert_eq!(names().await, [""; 0]);
     pool.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filling_that_its_store_stopped_goes_on_by_itself() {
+    let (directory, pool, repository) = site().await;
+    let client = Client::in_process(State::new(pool.clone()));
+    let backup = client.create_backup(&create(&repository), |_| {}).await.unwrap();
+    // A pack that can be found and not be read.
+    let sessions = fs::read_dir(directory.path().join("repository/packs")).unwrap();
+    let packs = sessions.flat_map(|session| fs::read_dir(session.unwrap().path()).unwrap());
+    let packs: Vec<_> = packs.map(|pack| pack.unwrap().path()).collect();
+    let aside = |n: usize| directory.path().join(format!("aside-{n}"));
+    for (n, pack) in packs.iter().enumerate() {
+        fs::rename(pack, aside(n)).unwrap();
+        std::os::unix::fs::symlink(pack, pack).unwrap();
+    }
+    let _filling = client.restore_instantly(&restore(&repository, &backup.id, "now", None)).await.unwrap();
+    let why = async || client.fillings().await.unwrap().first().and_then(|filling| filling.error.clone());
+    let told = loop {
+        match why().await {
+            Some(error) => break error,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    assert!(told.contains("packs/") && told.contains("tried again"), "{told}");
+    for (n, pack) in packs.iter().enumerate() {
+        fs::remove_file(pack).unwrap();
+        fs::rename(aside(n), pack).unwrap();
+    }
+    while !client.fillings().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(content(&pool, "now").await, content(&pool, "db").await);
+    pool.close().await.unwrap();
+}
