@@ -1,15 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 mod bucket;
+mod leaf;
 mod limiter;
 mod limits;
+mod request;
 mod share;
 mod stats;
 mod tree;
 
 pub use limits::{Effective, Invalid, Key, Limits};
+pub use request::{Decision, Kind, Leaf, Node, Request, Ticket};
 pub use stats::{Credits, Held, Snapshot};
-pub use tree::{Decision, Kind, Leaf, Node, Request, Ticket, Tree};
+pub use tree::Tree;
 
 /// Nanoseconds of a clock that never goes back; only differences count.
 pub type Nanos = u64;

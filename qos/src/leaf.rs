@@ -1,0 +1,81 @@
+//! A volume, or background work: its limits, what waits, and where it stands.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{Key, Nanos, Request, bucket::Bucket, limiter::Limiter, share::Tag, stats::Held};
+
+/// What holds a request back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Reason {
+    Limit(Level, Key),
+    Share,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Level {
+    Volume,
+    Group,
+    Pool,
+}
+
+impl Reason {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Share => "share".to_owned(),
+            Self::Limit(level, key) => {
+                let level = match level {
+                    Level::Volume => "volume",
+                    Level::Group => "group",
+                    Level::Pool => "pool",
+                };
+                format!("{level}:{}", key.name())
+            }
+        }
+    }
+}
+
+pub(crate) struct Waiting {
+    pub(crate) number: u64,
+    pub(crate) request: Request,
+    pub(crate) since: Nanos,
+}
+
+/// Where a leaf with waiting requests stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Nothing waits.
+    Idle,
+    /// In the order of tags: its turn may have come.
+    Ready(Tag),
+    /// Until tokens have come.
+    Sleeping(Nanos),
+}
+
+pub(crate) struct LeafState {
+    pub(crate) limiter: Limiter,
+    pub(crate) group: Option<u32>,
+    pub(crate) is_background: bool,
+    pub(crate) weight: u64,
+    pub(crate) reserved: Option<Bucket>,
+    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) place: Place,
+    pub(crate) reason: Reason,
+    /// Tags of the first that waits, and of the last that went.
+    pub(crate) start: Tag,
+    pub(crate) finish: Tag,
+    /// Requests and costs under way.
+    pub(crate) under_way: u64,
+    pub(crate) costs: u64,
+    pub(crate) requests: u64,
+    pub(crate) held: BTreeMap<Reason, Held>,
+}
+
+impl LeafState {
+    /// What it adds to the weights of those that want the device now. Background work never takes a share away from volumes.
+    pub(crate) fn activity(&self) -> u64 {
+        match self.is_background || (self.under_way == 0 && self.waiting.is_empty()) {
+            true => 0,
+            false => self.weight,
+        }
+    }
+}
