@@ -170,10 +170,10 @@ impl Reactor {
         self.inner.storage_name
     }
 
-    /// Starts an operation. The future hands back its buffers; dropped early, a socket operation is cancelled and any other
+    /// Starts an operation. The future hands back its buffers; dropped early, an operation that may wait for ever is cancelled and any other
     /// runs to its end unobserved.
     pub(crate) fn submit(&self, op: Op) -> Pending {
-        let cancellable = matches!(op, Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. });
+        let cancellable = op.may_wait();
         let token = self.inner.free_ops.borrow_mut().pop().unwrap_or_else(|| {
             let mut ops = self.inner.ops.borrow_mut();
             ops.push(OpState::Free);
@@ -223,6 +223,15 @@ impl Reactor {
             }
         }
         Ok(())
+    }
+
+    /// Waits until a descriptor has one of these events (`POLLIN`, `POLLRDHUP`, …), or an error or a hang-up, which are always told. The events
+    /// that there are.
+    ///
+    /// # Errors
+    /// What `poll` reports; `ECANCELED` when the reactor stops.
+    pub async fn poll(&self, fd: RawFd, events: libc::c_short) -> io::Result<libc::c_short> {
+        self.submit(Op::Poll { fd, events }).await.result.map(|happened| happened as u16 as libc::c_short)
     }
 
     /// Sets what runs at the end of each turn.

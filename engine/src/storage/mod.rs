@@ -5,7 +5,8 @@
 //! - Every submitted operation completes exactly once, also after [`Storage::cancel`].
 //! - Results are exact: a short transfer is its byte count, an error its `errno`. Nothing is retried here.
 //! - Nothing is durable before a [`Op::Sync`] that was submitted after its completion has completed without an error.
-//! - Socket operations are there so that exports share the ring of their pool; a storage without sockets answers `ENOSYS`.
+//! - Operations on sockets and other descriptors are there so that exports share the ring of their pool; a storage without them answers
+//!   `ENOSYS`.
 
 pub(crate) mod buffer;
 pub(crate) mod sync;
@@ -70,6 +71,15 @@ pub(crate) enum Op {
     Recv { fd: RawFd, buf: IoBuf, range: Range<usize> },
     /// Sends what `skip` bytes of the buffers leave.
     Send { fd: RawFd, bufs: Vec<SendBuf>, skip: usize },
+    /// Waits until a descriptor has one of these events, or an error; the result is which.
+    Poll { fd: RawFd, events: libc::c_short },
+}
+
+impl Op {
+    /// Whether it concerns a descriptor that is not the pool's, and may wait for ever.
+    pub(crate) fn may_wait(&self) -> bool {
+        matches!(self, Self::Accept { .. } | Self::Recv { .. } | Self::Send { .. } | Self::Poll { .. })
+    }
 }
 
 /// The end of an operation: its buffers back, and what the kernel said.
@@ -85,7 +95,7 @@ pub(crate) trait Storage {
     fn name(&self) -> &'static str;
     /// Starts `op`. `token` is not in use by another operation in flight.
     fn submit(&mut self, token: Token, op: Op);
-    /// Asks for the early end of a socket operation; it still completes.
+    /// Asks for the early end of an operation that may wait for ever; it still completes.
     fn cancel(&mut self, token: Token);
     /// Appends what has completed. Waits up to `timeout` (`None`: for ever) for the first completion or a wake-up;
     /// with a zero timeout it only looks.

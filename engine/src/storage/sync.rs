@@ -48,7 +48,9 @@ impl SyncStorage {
             Op::Sync => self.file.sync_data().map(|()| 0),
             Op::Allocate { offset, len } => self.fallocate(ALLOCATE_MODE, *offset, *len),
             Op::Punch { offset, len } => self.fallocate(PUNCH_MODE, *offset, *len),
-            Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Poll { .. } => {
+                Err(io::Error::from_raw_os_error(libc::EINVAL))
+            }
         }
     }
 
@@ -75,7 +77,7 @@ impl SyncStorage {
 fn run_socket(op: &mut Op) -> io::Result<usize> {
     match op {
         Op::Accept { fd } => {
-            if poll_one(*fd, libc::POLLIN)? == 0 {
+            if poll_one(*fd, libc::POLLIN)?.is_none() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             // SAFETY: null addresses are allowed; the result is a descriptor or -1.
@@ -83,6 +85,10 @@ fn run_socket(op: &mut Op) -> io::Result<usize> {
                 libc::accept4(*fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) as isize
             })
         }
+        Op::Poll { fd, events } => match poll_one(*fd, *events)? {
+            Some(happened) => Ok(happened as u16 as usize),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        },
         Op::Recv { fd, buf, range } => {
             let target = &mut buf[range.clone()];
             // SAFETY: `target` is writable memory that this operation owns.
@@ -101,11 +107,12 @@ fn run_socket(op: &mut Op) -> io::Result<usize> {
     }
 }
 
-/// Whether `events` (or an error) are there now.
-fn poll_one(fd: RawFd, events: libc::c_short) -> io::Result<usize> {
+/// Which of `events` (or errors) are there now, if any.
+fn poll_one(fd: RawFd, events: libc::c_short) -> io::Result<Option<libc::c_short>> {
     let mut entry = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one entry, as said.
-    result(unsafe { libc::poll(&raw mut entry, 1, 0) as isize })
+    let ready = result(unsafe { libc::poll(&raw mut entry, 1, 0) as isize })?;
+    Ok((ready > 0).then_some(entry.revents))
 }
 
 impl Storage for SyncStorage {
@@ -114,7 +121,7 @@ impl Storage for SyncStorage {
     }
 
     fn submit(&mut self, token: Token, mut op: Op) {
-        if matches!(op, Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. }) {
+        if op.may_wait() {
             self.waiting.push((token, op));
             return;
         }
@@ -136,6 +143,7 @@ impl Storage for SyncStorage {
             entries.extend(self.waiting.iter().map(|(_, op)| match op {
                 Op::Send { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLOUT, revents: 0 },
                 Op::Accept { fd } | Op::Recv { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 },
+                Op::Poll { fd, events } => libc::pollfd { fd: *fd, events: *events, revents: 0 },
                 _ => libc::pollfd { fd: -1, events: 0, revents: 0 },
             }));
             let millis = timeout.map_or(-1, |t| t.as_millis().clamp(1, 60_000) as libc::c_int);

@@ -108,6 +108,7 @@ impl UringStorage {
                 let target = &mut buf[range.clone()];
                 opcode::Recv::new(types::Fd(*fd), target.as_mut_ptr(), target.len() as u32).build()
             }
+            Op::Poll { fd, events } => opcode::PollAdd::new(types::Fd(*fd), *events as u16 as u32).build(),
             Op::Send { fd, bufs, skip } => {
                 flight.vectors = send_vectors(bufs, *skip);
                 // SAFETY: all-zero is a valid `msghdr`.
@@ -198,8 +199,7 @@ impl Drop for UringStorage {
     fn drop(&mut self) {
         let mut rest = Vec::new();
         for token in 0..self.in_flight.len() {
-            if matches!(&self.in_flight[token], Some(f) if matches!(f.op, Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. }))
-            {
+            if self.in_flight[token].as_ref().is_some_and(|flight| flight.op.may_wait()) {
                 self.cancel(token);
             }
         }
