@@ -246,6 +246,7 @@ impl LocalPool {
             }
             volume_id
         };
+        self.core.volume_resized(volume_id);
         self.core.flush().await?;
         self.brief_of(volume_id)
     }
@@ -307,6 +308,7 @@ impl LocalPool {
             names.push(name.to_owned());
             drop(state);
             self.core.gates.fall(volume);
+            self.core.volume_gone(volume);
             names
         };
         self.core.flush().await?;

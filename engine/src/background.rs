@@ -2,6 +2,8 @@
 
 use std::{rc::Rc, time::Duration};
 
+use cairn_qos::{Kind, Request};
+
 use crate::{
     core::Core,
     error::{ErrorKind, Result},
@@ -26,6 +28,8 @@ const DELETION_RETRY: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
 /// After how many ticks the file system is asked again for what it refused: late enough that a few writes have asked for all segments.
 const RETRY_TICKS: u32 = 8;
+/// After how many ticks credits are noted: a second.
+const NOTE_TICKS: u32 = 4;
 /// Overwritten shared blocks after which branch points are worth pruning again.
 const PRUNE_AFTER: u64 = 16_384;
 /// How often a write asks again for space that is on its way to being free.
@@ -173,13 +177,14 @@ impl Core {
 
     /// Walks deleted versions, a few small steps at a time between other work.
     pub(crate) async fn deletion_task(self: Rc<Self>) {
+        let mut owed = 0;
         loop {
             let signal = self.signals.deletion.notified();
             if self.latch.borrow().is_some() || self.repairing.get() {
                 signal.await;
                 continue;
             }
-            match self.deletion_turn().await {
+            match self.deletion_turn(&mut owed).await {
                 Ok(true) => yield_now().await,
                 Ok(false) => {
                     self.signals.deletion_idle.notify();
@@ -199,7 +204,13 @@ impl Core {
         }
     }
 
-    async fn deletion_turn(self: &Rc<Self>) -> Result<bool> {
+    async fn deletion_turn(self: &Rc<Self>, owed: &mut u64) -> Result<bool> {
+        if self.state.borrow().lineage.front_of_queue().is_none() {
+            return Ok(false);
+        }
+        // A turn pays for what the one before it had to read.
+        let request = Request { kind: Kind::Read, bytes: std::mem::take(owed) * BLOCK };
+        let _permit = self.qos.admit_background(request).await;
         for _ in 0..STEPS_PER_TURN {
             if self.repairing.get() {
                 return Ok(false);
@@ -215,8 +226,9 @@ impl Core {
                 return Err(self.full().within("deletion waits for room for its metadata"));
             }
             // A repair may have begun while nodes were loaded.
-            let step =
-                self.change(|state| if self.repairing.get() { Ok(Deletion::Idle) } else { state.deletion_step() });
+            let step = self.change_counting(owed, |state| {
+                if self.repairing.get() { Ok(Deletion::Idle) } else { state.deletion_step() }
+            });
             match step.await? {
                 Deletion::Idle => return Ok(false),
                 Deletion::Progress => {}
@@ -273,6 +285,9 @@ impl Core {
                 self.want_checkpoint();
             }
             ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(NOTE_TICKS) {
+                self.note_credits();
+            }
             if ticks.is_multiple_of(RETRY_TICKS) {
                 self.state.borrow_mut().space.retry_backing();
             }

@@ -20,6 +20,7 @@ use crate::{
     gather::Gather,
     info::Event,
     journal::Ring,
+    qos::Qos,
     reactor::{Reactor, notify::Notify},
     sabotage::{Sabotage, broken},
     state::{State, Step},
@@ -105,6 +106,7 @@ pub(crate) struct Core {
     pub(crate) commit: RefCell<Commit>,
     pub(crate) attached: RefCell<Attached>,
     pub(crate) gates: Gates,
+    pub(crate) qos: Rc<Qos>,
     pub(crate) signals: Signals,
     pub(crate) limits: Limits,
     pub(crate) path: PathBuf,
@@ -227,13 +229,25 @@ impl Core {
     }
 
     /// Runs a step that changes something, with room for its record and its nodes: what waits for nodes is let in anew.
-    pub(crate) async fn change<T>(self: &Rc<Self>, mut f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
+    pub(crate) async fn change<T>(self: &Rc<Self>, f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
+        self.change_counting(&mut 0, f).await
+    }
+
+    /// The same; adds the nodes that had to be read to `loaded`.
+    pub(crate) async fn change_counting<T>(
+        self: &Rc<Self>,
+        loaded: &mut u64,
+        mut f: impl FnMut(&mut State) -> Step<T>,
+    ) -> Result<T> {
         loop {
             self.admit().await?;
             let result = f(&mut self.state.borrow_mut());
             match result {
                 Ok(value) => return Ok(value),
-                Err(missing) => self.load(missing).await?,
+                Err(missing) => {
+                    *loaded += missing.nodes.len() as u64;
+                    self.load(missing).await?;
+                }
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     units::{BLOCK_SIZE, Epoch},
     versions::{
         Lineage,
-        table::{PAGE_CAPACITY, decode_page, encode_page, encoded_len},
+        table::{PAGE_CAPACITY, decode_page, encode_page, encoded_len, sheet_len},
     },
 };
 
@@ -166,14 +166,20 @@ pub fn table(input: &[u8]) -> bool {
 }
 
 fn page(bytes: &[u8]) -> bool {
-    let Ok(versions) = decode_page(bytes, 7) else { return false };
+    let Ok(page) = decode_page(bytes, 7) else { return false };
     let mut lineage = Lineage::new(Epoch(1), 1, 1, 1);
     if bytes.len() <= BLOCK_SIZE {
-        assert!(versions.iter().map(encoded_len).sum::<usize>() <= PAGE_CAPACITY, "more than a page");
-        let again = decode_page(&encode_page(&versions), 7).expect("what was encoded decodes");
-        assert_eq!(format!("{again:?}"), format!("{versions:?}"));
+        let sheets = page.sheets.iter().map(|(_, sheet)| sheet_len(sheet)).sum::<usize>();
+        let versions = page.versions.iter().map(encoded_len).sum::<usize>();
+        assert!(versions + sheets <= PAGE_CAPACITY, "more than a page");
+        let again = decode_page(&encode_page(&page), 7).expect("what was encoded decodes");
+        assert_eq!(format!("{again:?}"), format!("{page:?}"));
     }
-    for version in versions {
+    for (entry, sheet) in page.sheets {
+        lineage.set_sheet(entry, sheet.clone());
+        assert_eq!(lineage.sheet(&sheet.owner), Some((entry, &sheet)));
+    }
+    for version in page.versions {
         assert!(version.root.is_sound(version.depth), "{version:?}");
         if lineage.get(version.id).is_none() {
             lineage.load(version, 0);

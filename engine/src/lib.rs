@@ -29,9 +29,11 @@ mod gather;
 mod handle;
 mod info;
 mod journal;
+mod limiting;
 mod names;
 mod open;
 mod options;
+mod qos;
 mod reactor;
 mod recover;
 mod repair;
@@ -45,6 +47,7 @@ pub mod sim;
 mod snapshots;
 mod space;
 mod state;
+mod stats;
 mod storage;
 mod sweep;
 mod tree;
@@ -54,6 +57,7 @@ mod volume;
 
 pub use admin::{LocalPool, MAX_VOLUME, MIN_VOLUME};
 pub use async_task::Task;
+pub use cairn_qos::{Held, Kind as RequestKind, Limits};
 pub use error::{Error, ErrorKind, Result};
 pub use gate::Filler;
 pub use handle::{FillRequest, FillRequests, Pool, Volume};
@@ -63,6 +67,7 @@ pub use info::{
 pub use names::{MAX_NAME, Target};
 pub use options::{MIN_POOL, OpenOptions, PoolOptions, StorageKind};
 pub use reactor::Reactor;
+pub use stats::{Flow, Flows, OCTAVES, QosInfo, QosTarget, VolumeStats};
 pub use storage::{
     SendBuf,
     buffer::{ALIGN, IoBuf},
@@ -72,4 +77,4 @@ pub use upkeep::{
     Damage, DamageKind, Pace, RepairAction, RepairPlan, RepairReport, RepairStep, ScrubOutcome, ScrubProgress,
     ScrubReport, ScrubStatus,
 };
-pub use volume::LocalVolume;
+pub use volume::{Admitted, LocalVolume};

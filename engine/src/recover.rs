@@ -296,11 +296,23 @@ impl Core {
     fn take_table_block(&self, level: usize, index: usize, bytes: &[u8]) -> Result<()> {
         if level == 0 {
             let mut state = self.state.borrow_mut();
-            for version in decode_page(bytes, index as u64)? {
-                if state.lineage.get(version.id).is_some() {
-                    return Err(corrupt(format!("version {} stands twice in the version table", version.id)));
+            let page = decode_page(bytes, index as u64)?;
+            let twice = |id| corrupt(format!("entry {id} stands twice in the version table"));
+            for version in page.versions {
+                if state.lineage.get(version.id).is_some() || state.lineage.sheet_at(version.id).is_some() {
+                    return Err(twice(version.id));
                 }
                 state.lineage.load(version, index as u32);
+            }
+            for (entry, sheet) in page.sheets {
+                let entries = &state.lineage;
+                if entries.get(entry).is_some()
+                    || entries.sheet_at(entry).is_some()
+                    || entries.sheet(&sheet.owner).is_some()
+                {
+                    return Err(twice(entry));
+                }
+                state.lineage.load_sheet(entry, sheet, index as u32);
             }
             return Ok(());
         }
@@ -327,6 +339,8 @@ impl Core {
         if !self.opened_read_only.get() {
             self.start_writing().await?;
         }
+        self.apply_limits();
+        self.reactor.spawn(self.qos.clone().run()).detach();
         self.reactor.spawn(self.clone().tick_task()).detach();
         Ok(())
     }

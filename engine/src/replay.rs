@@ -265,6 +265,7 @@ fn apply(state: &mut State, record: &Record<'_>) -> Step<()> {
         Record::Delete { version } => state.delete(*version),
         Record::Prune { version } => state.prune(*version),
         Record::Counted { version, blocks } => state.counted(*version, *blocks),
+        Record::Sheet { entry, sheet } => state.set_sheet(*entry, sheet.clone()),
     }
     Ok(())
 }

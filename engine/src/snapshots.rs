@@ -184,6 +184,7 @@ impl LocalPool {
             state.revert(live_id, snapshot_id, id);
             volume_id
         };
+        self.core.volume_resized(volume_id);
         self.core.flush().await?;
         self.core.signals.deletion.notify();
         self.brief_of(volume_id)

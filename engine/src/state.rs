@@ -11,7 +11,12 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashSet;
 
 use crate::{
-    format::{node, pointer::Pointer, record::Record},
+    format::{
+        node,
+        pointer::Pointer,
+        record::Record,
+        sheet::{Owner, Sheet},
+    },
     info::{Event, VolumeOptions},
     journal::Pending,
     sabotage::{Sabotage, broken},
@@ -408,7 +413,18 @@ impl State {
         self.record(&Record::Options { version: id, options });
     }
 
+    /// What limits an owner, and how much of it was used; `entry` is a new number, or that of the owner's sheet so far.
+    pub(crate) fn set_sheet(&mut self, entry: VersionId, sheet: Sheet) {
+        self.lineage.set_sheet(entry, sheet.clone());
+        self.record(&Record::Sheet { entry, sheet });
+    }
+
+    /// Deletes a version; what limited a volume goes with it.
     pub(crate) fn delete(&mut self, id: VersionId) {
+        let live = self.lineage.get(id).filter(|v| v.state == VersionState::Live).map(|v| Owner::Volume(v.volume));
+        if let Some(entry) = live.and_then(|owner| self.lineage.sheet(&owner)).map(|(entry, _)| entry) {
+            self.lineage.remove_sheet(entry);
+        }
         self.lineage.enqueue(id);
         self.record(&Record::Delete { version: id });
     }

@@ -60,6 +60,8 @@ pub(crate) struct LeafState {
     pub(crate) waiting: VecDeque<Waiting>,
     pub(crate) place: Place,
     pub(crate) reason: Reason,
+    /// What held the first that waits back the longest, and for how long.
+    pub(crate) longest: (Nanos, Reason),
     /// Tags of the first that waits, and of the last that went.
     pub(crate) start: Tag,
     pub(crate) finish: Tag,

@@ -106,7 +106,39 @@ pub struct Effective {
 
 /// Every key there is, by its name.
 fn known(name: &str) -> Option<&'static str> {
-    const NAMES: [&str; 33] = [
+    Limits::KEYS.into_iter().find(|known| *known == name)
+}
+
+/// Whether a key's value is in bytes.
+fn in_bytes(name: &str) -> bool {
+    name == "size_iops_sec" || (name.contains("_bytes_sec") && !name.ends_with("_max_length"))
+}
+
+fn number(name: &'static str, text: &str) -> Result<u64, Invalid> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" => 1u64,
+        "B" if in_bytes(name) => 1,
+        "KiB" if in_bytes(name) => 1 << 10,
+        "MiB" if in_bytes(name) => 1 << 20,
+        "GiB" if in_bytes(name) => 1 << 30,
+        "TiB" if in_bytes(name) => 1 << 40,
+        _ if in_bytes(name) => {
+            return invalid(format!("{name}={text}: a whole number of bytes above zero is needed, as 1048576 or 1MiB"));
+        }
+        _ => return invalid(format!("{name}={text}: a whole number above zero is needed")),
+    };
+    let value = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    match value {
+        Some(value) => Ok(value),
+        None if digits.is_empty() => invalid(format!("{name}={text}: a whole number above zero is needed")),
+        None => invalid(format!("{name}={text}: more than {} cannot be counted", u64::MAX)),
+    }
+}
+
+impl Limits {
+    /// The names of all keys. Their places are what is stored of them: new ones come behind, and none goes.
+    pub const KEYS: [&str; 33] = [
         "total_iops_sec",
         "total_iops_sec_max",
         "total_iops_sec_max_length",
@@ -141,37 +173,7 @@ fn known(name: &str) -> Option<&'static str> {
         "weight",
         "reserve_iops_sec",
     ];
-    NAMES.into_iter().find(|known| *known == name)
-}
 
-/// Whether a key's value is in bytes.
-fn in_bytes(name: &str) -> bool {
-    name == "size_iops_sec" || (name.contains("_bytes_sec") && !name.ends_with("_max_length"))
-}
-
-fn number(name: &'static str, text: &str) -> Result<u64, Invalid> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let factor = match unit {
-        "" => 1u64,
-        "B" if in_bytes(name) => 1,
-        "KiB" if in_bytes(name) => 1 << 10,
-        "MiB" if in_bytes(name) => 1 << 20,
-        "GiB" if in_bytes(name) => 1 << 30,
-        "TiB" if in_bytes(name) => 1 << 40,
-        _ if in_bytes(name) => {
-            return invalid(format!("{name}={text}: a whole number of bytes above zero is needed, as 1048576 or 1MiB"));
-        }
-        _ => return invalid(format!("{name}={text}: a whole number above zero is needed")),
-    };
-    let value = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    match value {
-        Some(value) => Ok(value),
-        None if digits.is_empty() => invalid(format!("{name}={text}: a whole number above zero is needed")),
-        None => invalid(format!("{name}={text}: more than {} cannot be counted", u64::MAX)),
-    }
-}
-
-impl Limits {
     /// None: everything is allowed.
     #[must_use]
     pub fn none() -> Self {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    Decision, Key, Leaf, Limits, Nanos, Node, Request, Snapshot, Ticket,
+    Credits, Decision, Key, Leaf, Limits, Nanos, Node, Request, Snapshot, Ticket,
     bucket::Bucket,
     leaf::{LeafState, Level, Place, Reason, Waiting},
     limiter::Limiter,
@@ -110,6 +110,7 @@ impl Tree {
             waiting: VecDeque::new(),
             place: Place::Idle,
             reason: Reason::Share,
+            longest: (0, Reason::Share),
             start: Tag::default(),
             finish: Tag::default(),
             under_way: 0,
@@ -378,7 +379,7 @@ impl Tree {
                 continue;
             }
             match self.check(leaf, &request, tag, now) {
-                Checked::Short(until, reason) => self.sleep(leaf, tag, until, reason),
+                Checked::Short(until, reason) => self.sleep(leaf, tag, now, until, reason),
                 Checked::Goes if reserved || self.fits(leaf, &request, is_first) => {
                     return self.grant(leaf, reserved, now);
                 }
@@ -428,15 +429,20 @@ impl Tree {
     fn line_up(&mut self, leaf: u32) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         state.start = self.clock.start(state.finish);
+        state.longest = (0, Reason::Share);
         let tag = (!state.waiting.is_empty()).then_some(state.start);
         self.place(leaf, tag);
     }
 
-    fn sleep(&mut self, leaf: u32, tag: Tag, until: Nanos, reason: Reason) {
+    fn sleep(&mut self, leaf: u32, tag: Tag, now: Nanos, until: Nanos, reason: Reason) {
         let _was = self.ready.remove(tag, leaf);
         if let Some(state) = self.leaf_mut(Leaf(leaf)) {
             state.place = Place::Sleeping(until);
             state.reason = reason;
+            let wait = until.saturating_sub(now);
+            if wait > state.longest.0 {
+                state.longest = (wait, reason);
+            }
             self.sleeping.insert(until, leaf);
         }
         if matches!(reason, Reason::Limit(Level::Volume, _)) {
@@ -447,7 +453,7 @@ impl Tree {
     fn grant(&mut self, leaf: u32, reserved: bool, now: Nanos) -> Option<Ticket> {
         let state = self.leaf_mut(Leaf(leaf))?;
         let Waiting { number, request, since } = state.waiting.pop_front()?;
-        let held = state.held.entry(state.reason).or_default();
+        let held = state.held.entry(state.longest.1).or_default();
         held.requests += 1;
         held.nanos = held.nanos.saturating_add(now.saturating_sub(since));
         if reserved && let Some(bucket) = &mut state.reserved {
@@ -497,6 +503,11 @@ impl Tree {
             held: state.held.iter().map(|(reason, held)| (reason.name(), *held)).collect(),
             credits: state.limiter.credits(now),
         })
+    }
+
+    /// Tokens that are there, by the limits' names; negative: owed.
+    pub fn credits(&mut self, node: Node, now: Nanos) -> Credits {
+        self.limiter(node).map(|limiter| limiter.credits(now)).unwrap_or_default()
     }
 
     fn limiter(&mut self, node: Node) -> Option<&mut Limiter> {

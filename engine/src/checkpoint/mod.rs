@@ -34,7 +34,7 @@ use crate::{
     },
     storage::{Part, buffer::IoBuf},
     units::{BLOCK_SIZE, Epoch, PhysicalBlock},
-    versions::{Version, table::encode_page},
+    versions::table::{Page, encode_page},
 };
 
 /// Blocks written by one system call at most.
@@ -45,7 +45,7 @@ const DEPTH: usize = 4;
 /// The state at one moment, as far as a checkpoint needs it.
 pub(crate) struct Frozen {
     slots: Vec<u32>,
-    pages: Vec<(u32, Vec<Version>)>,
+    pages: Vec<(u32, Page)>,
     page_count: usize,
     reach: Reach,
     changed: BTreeSet<u64>,
@@ -159,10 +159,7 @@ impl Core {
         state.space.freeze();
         let changed = state.space.reach.take_changed();
         let lineage = &mut state.lineage;
-        let pages = lineage.layout.take_changed().into_iter().map(|page| {
-            let versions = lineage.layout.ids(page).iter().filter_map(|id| lineage.get(*id)).cloned().collect();
-            (page, versions)
-        });
+        let pages = lineage.layout.take_changed().into_iter().map(|page| (page, lineage.page(page)));
         Frozen {
             pages: pages.collect(),
             page_count: lineage.layout.pages(),
@@ -372,11 +369,11 @@ impl Writer {
         let pages = std::mem::take(&mut frozen.pages);
         self.core.table.borrow_mut().resize(frozen.page_count);
         let mut changed = BTreeSet::new();
-        for (page, mut versions) in pages {
-            for version in &mut versions {
+        for (page, mut content) in pages {
+            for version in &mut content.versions {
                 version.root = self.core.state.borrow().nodes.written(version.root).unwrap_or(version.root);
             }
-            let pointer = self.table_block(0, page as usize, encode_page(&versions), frozen).await?;
+            let pointer = self.table_block(0, page as usize, encode_page(&content), frozen).await?;
             debug_assert!(!pointer.is_hole());
             let _new = changed.insert(page as usize);
         }

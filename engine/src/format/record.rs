@@ -4,7 +4,10 @@
 //! code that ran the first time, gives the same tree of versions; nodes are never journaled.
 
 use crate::{
-    format::bytes::{Put, Reader},
+    format::{
+        bytes::{Put, Reader},
+        sheet::Sheet,
+    },
     info::{SyncMode, VolumeOptions},
     units::{BlockIndex, PhysicalBlock, VersionId, VolumeId},
 };
@@ -48,6 +51,8 @@ pub(crate) enum Record<'a> {
     Cut { version: VersionId, block: BlockIndex, height: u8, detached: VersionId },
     /// 13: data blocks of a version were counted.
     Counted { version: VersionId, blocks: u64 },
+    /// 15: limits, or credits used of them; an empty sheet goes. `entry` is its number in the version table.
+    Sheet { entry: VersionId, sheet: Sheet },
 }
 
 /// The bit of the options' byte that says that a volume is filling.
@@ -152,6 +157,11 @@ impl<'a> Record<'a> {
                 out.put_u64(detached.0);
             }
             Self::Counted { version, blocks } => put_two(out, 13, version.0, *blocks),
+            Self::Sheet { entry, sheet } => {
+                out.put_u8(15);
+                out.put_u64(entry.0);
+                sheet.encode(out);
+            }
         }
     }
 
@@ -186,6 +196,7 @@ impl<'a> Record<'a> {
             12 => Self::Prune { version },
             14 => Self::Cut { version, block: BlockIndex(r.u64()?), height: r.u8()?, detached: VersionId(r.u64()?) },
             13 => Self::Counted { version, blocks: r.u64()? },
+            15 => Self::Sheet { entry: version, sheet: Sheet::decode(r)? },
             _ => return None,
         })
     }
@@ -214,6 +225,7 @@ fn put_two(out: &mut Vec<u8>, kind: u8, a: u64, b: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::sheet::Owner;
 
     #[test]
     fn every_record_round_trips_and_none_survives_truncation() {
@@ -254,6 +266,7 @@ mod tests {
             Record::Prune { version: v },
             Record::Counted { version: v, blocks: 77 },
             Record::Cut { version: v, block: BlockIndex(65_536), height: 2, detached: VersionId(8) },
+            Record::Sheet { entry: v, sheet: Sheet::new(Owner::Volume(VolumeId(3))) },
         ];
         for record in records {
             let mut bytes = Vec::new();

@@ -144,7 +144,7 @@ impl Superblock {
         if crc != crc_without_field(bytes, CRC_AT) && !broken(Sabotage::IgnoreSuperblockCrc) {
             return Err(corrupt(format!("superblock copy {slot} fails its checksum")));
         }
-        if format != FORMAT {
+        if !(1..=FORMAT).contains(&format) {
             return Err(unsupported(format!(
                 "the pool has format {format}, this program reads up to {FORMAT}: use a newer Cairn"
             )));

@@ -7,6 +7,7 @@ use crate::{
         node::{self, FANOUT},
         pointer::Pointer,
         record::Record,
+        sheet::{Owner, Sheet},
         superblock::{MapEntry, Superblock, slots_of},
     },
     info::{SyncMode, VolumeOptions},
@@ -15,11 +16,22 @@ use crate::{
         reach::{PIECE_BLOCKS, Reach, piece_bytes},
     },
     units::{BLOCK_SIZE, BlockIndex, Epoch, PhysicalBlock, VersionId, VolumeId},
-    versions::{State, Version, table::encode_page},
+    versions::{
+        State, Version,
+        table::{Page, encode_page},
+    },
 };
 
 /// Target, name, bytes.
 type Seed = (&'static str, &'static str, Vec<u8>);
+
+fn sheet() -> Sheet {
+    let mut sheet = Sheet::new(Owner::Volume(VolumeId(2)));
+    sheet.limits = "total_iops_sec=500 total_iops_sec_max=2000 weight=3".parse().unwrap_or_default();
+    sheet.group = Some("gold".to_owned());
+    let _old = sheet.used.insert("total_iops_sec".to_owned(), 1200);
+    sheet
+}
 
 /// All of them: target, name, bytes.
 #[must_use]
@@ -154,6 +166,8 @@ fn journal_seeds() -> Vec<Seed> {
         Record::Cut { version: v, block: BlockIndex(65_536), height: 2, detached: VersionId(8) },
         Record::Resize { version: v, size: 1 << 40 },
         Record::Counted { version: v, blocks: 77 },
+        Record::Sheet { entry: VersionId(9), sheet: sheet() },
+        Record::Sheet { entry: VersionId(9), sheet: Sheet::new(sheet().owner) },
     ];
     let versions = [
         Record::Snapshot { live: v, frozen: VersionId(6), created_ms: 8, last: true, name: "nightly" },
@@ -258,13 +272,16 @@ fn table_seeds() -> Vec<Seed> {
     let mut ancestors = [version(6, State::Snapshot, Some(6)), version(7, State::Live, Some(9))];
     ancestors[1].name = "its parent is nowhere".to_owned();
     let with = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    let of = |versions: &[Version]| Page { versions: versions.to_vec(), sheets: Vec::new() };
+    let limited = Page { versions: vec![live.clone()], sheets: vec![(VersionId(9), sheet())] };
     vec![
-        ("table", "page_with_every_state", with(0, &encode_page(&states))),
-        ("table", "page_with_impossible_parents", with(0, &encode_page(&ancestors)[..512])),
-        ("table", "page_with_one_version", with(0, &encode_page(std::slice::from_ref(&live))[..128])),
-        ("table", "page_with_a_volume_that_is_filling", with(0, &encode_page(&[filling])[..128])),
-        ("table", "page_without_versions", with(0, &encode_page(&[])[..16])),
-        ("table", "page_with_one_version_twice", with(0, &encode_page(&[live.clone(), live])[..256])),
+        ("table", "page_with_a_sheet", with(0, &encode_page(&limited)[..256])),
+        ("table", "page_with_every_state", with(0, &encode_page(&of(&states)))),
+        ("table", "page_with_impossible_parents", with(0, &encode_page(&of(&ancestors))[..512])),
+        ("table", "page_with_one_version", with(0, &encode_page(&of(std::slice::from_ref(&live)))[..128])),
+        ("table", "page_with_a_volume_that_is_filling", with(0, &encode_page(&of(&[filling]))[..128])),
+        ("table", "page_without_versions", with(0, &encode_page(&of(&[]))[..16])),
+        ("table", "page_with_one_version_twice", with(0, &encode_page(&of(&[live.clone(), live]))[..256])),
         ("table", "piece_of_the_map", with(1, &piece)),
         ("table", "piece_with_all_in_use", with(1, &[0xff; BLOCK_SIZE])),
         ("table", "directory_of_the_map", with(2, &map.entries_piece(0, 0))),

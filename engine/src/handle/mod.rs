@@ -4,6 +4,7 @@
 //! before its answer still runs to its end, but for a check, which is of use to nobody then.
 
 mod filling;
+mod limiting;
 mod upkeep;
 mod volume;
 
@@ -194,7 +195,7 @@ impl Pool {
     }
 
     fn handle(&self, kept: Kept, name: String, read_only: bool) -> Volume {
-        Volume { inner: Arc::new(Handle { kept, pool: self.inner.clone(), name, read_only }) }
+        Volume { inner: Arc::new(Handle { kept, pool: self.inner.clone(), name, read_only }), background: false }
     }
 
     /// Makes an empty volume of `size` bytes (1 MiB to 64 TiB, a multiple of 512).
@@ -413,6 +414,7 @@ impl LocalPool {
         let core = self.core;
         OPEN.with_borrow_mut(FxHashMap::clear);
         core.closing.set(true);
+        core.note_credits();
         let outcome = if core.opened_read_only.get() { Ok(()) } else { core.checkpoint().await };
         core.reactor.stop();
         outcome

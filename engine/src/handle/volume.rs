@@ -24,6 +24,7 @@ pub(super) struct Handle {
 #[derive(Clone)]
 pub struct Volume {
     pub(super) inner: Arc<Handle>,
+    pub(super) background: bool,
 }
 
 impl Volume {
@@ -32,8 +33,9 @@ impl Volume {
         T: Send + 'static,
         F: Future<Output = Result<T>> + 'static,
     {
-        let id = self.inner.kept.id;
-        self.inner.pool.run(move |_| async move { f(kept(id)?).await }).await?
+        let (id, background) = (self.inner.kept.id, self.background);
+        let volume = move || kept(id).map(|volume| if background { volume.in_background() } else { volume });
+        self.inner.pool.run(move |_| async move { f(volume()?).await }).await?
     }
 
     /// The name under which it was opened.

@@ -1,6 +1,8 @@
 //! The scrub that runs: batches, one after the other, and what they find.
 
-use std::{collections::BTreeSet, future::Future, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
+
+use cairn_qos::{Kind, Request};
 
 use super::{
     locate::{Fault, Ranges, locate},
@@ -14,7 +16,8 @@ use crate::{
     },
     core::{Core, ReadGuard},
     info::Event,
-    reactor::notify::yield_now,
+    qos::Permit,
+    reactor::notify::{either, yield_now},
     space::{Space, reach::Reach},
     state::State,
     storage::buffer::IoBuf,
@@ -48,6 +51,9 @@ pub(super) struct Reader {
     meter: Meter,
     /// Since when the rate is measured, how much had been read then, and at which pace.
     since: (Duration, u64, Pace),
+    /// The turn of the batch that is being read, and what the last one read.
+    permit: Option<Permit>,
+    owed: u64,
 }
 
 impl Reader {
@@ -61,11 +67,14 @@ impl Reader {
             faults: Vec::new(),
             meter: Meter::new(now),
             since: (now, 0, pace),
+            permit: None,
+            owed: 0,
         }
     }
 
     pub(super) async fn run(mut self) {
         let through = self.read_all().await;
+        self.permit = None;
         self.set_current(None);
         let faults = std::mem::take(&mut self.faults);
         if !faults.is_empty() {
@@ -111,6 +120,8 @@ impl Reader {
 
     /// Waits until the next batch is due; says whether there is to be one.
     async fn may_go_on(&mut self) -> bool {
+        // One that is still there would keep its successor waiting.
+        self.permit = None;
         loop {
             yield_now().await;
             if self.core.scrub.borrow().cancelled || self.core.closing.get() {
@@ -118,7 +129,17 @@ impl Reader {
             }
             let wait = self.meter.wait(self.core.reactor.now(), self.pace());
             if wait.is_zero() {
-                return true;
+                // A batch pays for what the one before it read. Its turn may be long in coming, and meanwhile the scrub may be told something.
+                let request = Request { kind: Kind::Read, bytes: self.owed };
+                let (core, mut permit) = (self.core.clone(), None);
+                let turn = async { permit = Some(core.qos.admit_background(request).await) };
+                either(turn, core.signals.scrub.notified()).await;
+                if permit.is_some() {
+                    self.owed = 0;
+                    self.permit = permit;
+                    return true;
+                }
+                continue;
             }
             // A new pace counts at once, and so does the wish to end.
             either(self.core.reactor.sleep(wait), self.core.signals.scrub.notified()).await;
@@ -130,6 +151,8 @@ impl Reader {
         let pace = self.pace();
         let bytes = blocks * BLOCK;
         self.report.bytes += bytes;
+        self.permit = None;
+        self.owed = bytes;
         self.meter.spent(began, bytes, pace);
         let now = self.core.reactor.now();
         if self.since.2 != pace {
@@ -381,14 +404,4 @@ impl Visitor for Look<'_> {
             self.space.note_scrubbed(block);
         }
     }
-}
-
-/// Ends with the first of the two.
-async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    std::future::poll_fn(move |cx| match (a.as_mut().poll(cx), b.as_mut().poll(cx)) {
-        (Poll::Pending, Poll::Pending) => Poll::Pending,
-        _ => Poll::Ready(()),
-    })
-    .await;
 }

@@ -1,4 +1,4 @@
-//! Which page of the version table holds which version, and which pages changed since the last checkpoint.
+//! Which page of the version table holds which entry (a version, or a sheet), and which pages changed since the last checkpoint.
 //!
 //! Invariant: the records of a page never take more than [`PAGE_CAPACITY`] bytes; a record that grows too long moves.
 
@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::table::PAGE_CAPACITY;
 use crate::units::VersionId;
 
-/// A page with this much room takes any record.
+/// A page with this much room takes any version, and most sheets.
 const ROOMY: usize = 704;
 
 #[derive(Default)]
@@ -77,7 +77,8 @@ impl Layout {
 
     /// Finds a page for a new record of `len` bytes.
     pub(crate) fn place(&mut self, id: VersionId, len: usize) {
-        let page = self.roomy.first().copied().unwrap_or(self.pages.len() as u32);
+        let page = self.roomy.iter().copied().find(|page| self.room(*page) >= len);
+        let page = page.unwrap_or(self.pages.len() as u32);
         self.load(id, len, page);
         let _new = self.changed.insert(page);
     }
@@ -119,8 +120,12 @@ impl Layout {
         self.note_room(page);
     }
 
+    fn room(&self, page: u32) -> usize {
+        PAGE_CAPACITY.saturating_sub(self.pages[page as usize].bytes)
+    }
+
     fn note_room(&mut self, page: u32) {
-        if PAGE_CAPACITY.saturating_sub(self.pages[page as usize].bytes) >= ROOMY {
+        if self.room(page) >= ROOMY {
             let _new = self.roomy.insert(page);
         } else {
             let _was = self.roomy.remove(&page);

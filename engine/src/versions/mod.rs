@@ -7,6 +7,7 @@
 //! - Ids are handed out upwards and never again.
 
 pub(crate) mod layout;
+pub(crate) mod sheets;
 pub(crate) mod table;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use layout::Layout;
+use table::Page;
 
 use crate::{
     error::{Result, busy, not_found},
@@ -162,6 +164,7 @@ pub(crate) struct Lineage {
     live: FxHashMap<VolumeId, VersionId>,
     snapshots: FxHashMap<VolumeId, BTreeMap<String, VersionId>>,
     queue: BTreeMap<u64, VersionId>,
+    sheets: sheets::Sheets,
     /// Versions that changed since the last checkpoint, by their place in the table.
     pub(crate) layout: Layout,
     pub(crate) epoch: Epoch,
@@ -188,6 +191,7 @@ impl Lineage {
             live: FxHashMap::default(),
             snapshots: FxHashMap::default(),
             queue: BTreeMap::new(),
+            sheets: sheets::Sheets::default(),
             layout: Layout::default(),
             epoch,
             next_version,
@@ -289,6 +293,13 @@ impl Lineage {
             None => volume.not_filling("compare it").map(|()| volume.id),
             Some(name) => self.require_snapshot(volume, name).map(|v| v.id),
         }
+    }
+
+    /// What page `page` of the table is to hold.
+    pub(crate) fn page(&self, page: u32) -> Page {
+        let ids = self.layout.ids(page);
+        let sheets = ids.iter().filter_map(|id| Some((*id, self.sheet_at(*id)?.clone())));
+        Page { versions: ids.iter().filter_map(|id| self.get(*id)).cloned().collect(), sheets: sheets.collect() }
     }
 
     // ---- changing ----

@@ -3,6 +3,7 @@
 //! Writes go to new blocks and enter the tree when the device has them; a request in flight changes nothing that others see.
 //! Blocks are the unit of atomicity: of two overlapping writes in flight, each block ends up as one or the other.
 
+mod admitted;
 mod extents;
 mod filler;
 mod gated;
@@ -10,6 +11,7 @@ mod read;
 
 use std::rc::Rc;
 
+pub use admitted::Admitted;
 pub(crate) use extents::{changes, push};
 
 use crate::{
@@ -19,6 +21,7 @@ use crate::{
     gate::Gate,
     gather::Reserved,
     info::SyncMode,
+    qos::meter::Meter,
     sabotage::{Sabotage, broken},
     space::Purpose,
     state::{Need, State, tree_of},
@@ -54,6 +57,8 @@ struct Attachment {
     opened: Opened,
     name: String,
     role: Role,
+    /// Of the volume, also where a snapshot of it is open.
+    meter: Rc<Meter>,
 }
 
 impl Drop for Attachment {
@@ -75,6 +80,8 @@ impl Drop for Attachment {
 #[derive(Clone)]
 pub struct LocalVolume {
     attachment: Rc<Attachment>,
+    /// Its requests are background work.
+    background: bool,
 }
 
 /// Where blocks are put into the tree.
@@ -116,7 +123,11 @@ impl LocalVolume {
                 Opened::Snapshot(id) => attached.snapshots.entry(id).or_default(),
             } += 1;
         }
-        Self { attachment: Rc::new(Attachment { core, opened, name, role }) }
+        let meter = core.qos.meter(match opened {
+            Opened::Volume(id) => id,
+            Opened::Snapshot(id) => core.state.borrow().lineage.get(id).map_or(VolumeId(0), |version| version.volume),
+        });
+        Self { attachment: Rc::new(Attachment { core, opened, name, role, meter }), background: false }
     }
 
     fn core(&self) -> &Rc<Core> {
@@ -178,6 +189,12 @@ impl LocalVolume {
         Ok(())
     }
 
+    fn check_write(&self, what: &str, offset: u64, length: u64) -> Result<VolumeId> {
+        let volume = self.check_writable()?;
+        self.check_range(what, offset, length)?;
+        Ok(volume)
+    }
+
     fn check_writable(&self) -> Result<VolumeId> {
         self.core().writable()?;
         match self.attachment.opened {
@@ -188,14 +205,9 @@ impl LocalVolume {
 
     // ---- writing ----
 
-    /// Writes `data` at `offset`. Acknowledged when the device has it; with `fua` (or `sync=always`), when it is committed.
-    ///
-    /// # Errors
-    /// `Invalid`, `ReadOnly`, `NoSpace` (nothing was changed for the blocks that found no room), `Io`.
-    pub async fn write(&self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
-        let volume = self.check_writable()?;
+    async fn write_now(&self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
         let length = data.len() as u64;
-        self.check_range("write", offset, length)?;
+        let volume = self.check_write("write", offset, length)?;
         self.fill(offset, offset + length).await?;
         self.core().admit().await?;
         if self.is_filler() {
@@ -214,11 +226,7 @@ impl LocalVolume {
         if fua && sync != SyncMode::Never || sync == SyncMode::Always { self.core().flush().await } else { Ok(()) }
     }
 
-    /// Commits everything acknowledged before, through whatever handle.
-    ///
-    /// # Errors
-    /// `ReadOnly` when the pool has stopped taking writes after a failure, `Io` for that failure itself.
-    pub async fn flush(&self) -> Result<()> {
+    async fn flush_now(&self) -> Result<()> {
         if matches!(self.attachment.opened, Opened::Snapshot(_)) || self.core().opened_read_only.get() {
             return Ok(());
         }
@@ -450,14 +458,8 @@ impl LocalVolume {
         if core.room_for_metadata(Need::Nodes).await? { Ok(()) } else { Err(core.full()) }
     }
 
-    /// Whole blocks within the range become holes, and their space comes free; partial blocks at its ends are left alone. While the
-    /// volume fills, what it holds becomes zeros instead, and no space comes free.
-    ///
-    /// # Errors
-    /// As [`LocalVolume::write`].
-    pub async fn discard(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
-        let volume = self.check_writable()?;
-        self.check_range("discard", offset, length)?;
+    async fn discard_now(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
+        let volume = self.check_write("discard", offset, length)?;
         self.makes_holes()?;
         if self.is_gated() {
             let end = self.with_version(|v| end_of_whole_blocks(v, offset + length))?;
@@ -469,13 +471,8 @@ impl LocalVolume {
         self.commit_if(fua).await
     }
 
-    /// The range reads as zeros afterwards; whole blocks become holes, unless the volume fills.
-    ///
-    /// # Errors
-    /// As [`LocalVolume::write`].
-    pub async fn write_zeroes(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
-        let volume = self.check_writable()?;
-        self.check_range("write of zeros", offset, length)?;
+    async fn write_zeroes_now(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
+        let volume = self.check_write("write of zeros", offset, length)?;
         self.makes_holes()?;
         self.fill(offset, offset + length).await?;
         self.core().admit().await?;

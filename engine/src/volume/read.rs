@@ -13,11 +13,7 @@ use crate::{
 };
 
 impl LocalVolume {
-    /// Reads `length` bytes at `offset`. Every block is verified; holes read as zeros.
-    ///
-    /// # Errors
-    /// `Invalid` for a range that is unaligned or outside, `Corrupt` for a block that fails its checksum, `Io`.
-    pub async fn read(&self, offset: u64, length: usize) -> Result<IoBuf> {
+    pub(super) async fn read_now(&self, offset: u64, length: usize) -> Result<IoBuf> {
         self.check_range("read", offset, length as u64)?;
         self.fill(offset, offset + length as u64).await?;
         if length as u64 <= PIECE {

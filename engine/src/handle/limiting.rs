@@ -1,0 +1,70 @@
+//! Limits and statistics, for any thread.
+
+use super::{Pool, Volume};
+use crate::{
+    error::Result,
+    stats::{QosInfo, QosTarget, VolumeStats},
+};
+
+impl Pool {
+    /// Changes limits, also while requests are under way: exact from the next one on, and durable when it returns. A key without a value is
+    /// taken out.
+    ///
+    /// ```
+    /// use cairn_engine::{Pool, PoolOptions, VolumeOptions, MIB};
+    /// # fn main() -> cairn_engine::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # pollster::block_on(async {
+    /// let pool = Pool::create(dir.path().join("pool.cairn"), PoolOptions::new().size(64 * MIB)).await?;
+    /// pool.create_volume("db", 8 * MIB, VolumeOptions::default()).await?;
+    /// let change = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+    /// let info = pool.set_qos(&"db".parse()?, &[change("total_iops_sec", "500"), change("group", "gold")]).await?;
+    /// assert_eq!(info.rates["total_iops_sec"], 500);
+    /// pool.set_qos(&"/gold".parse()?, &[change("total_bytes_sec", "100MiB")]).await?;
+    /// assert_eq!(pool.qos(&"/gold".parse()?).await?.members, ["db"]);
+    /// pool.close().await
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`LocalPool::set_qos`](crate::LocalPool::set_qos).
+    pub async fn set_qos(&self, target: &QosTarget, changes: &[(String, Option<String>)]) -> Result<QosInfo> {
+        let (target, changes) = (target.clone(), changes.to_vec());
+        self.call(move |pool| async move { pool.set_qos(&target, &changes).await }).await
+    }
+
+    /// The limits of one, and what is left of them.
+    ///
+    /// # Errors
+    /// See [`LocalPool::qos`](crate::LocalPool::qos).
+    pub async fn qos(&self, target: &QosTarget) -> Result<QosInfo> {
+        let target = target.clone();
+        self.call(move |pool| async move { pool.qos(&target) }).await
+    }
+
+    /// The pool, all groups, and all volumes that have limits or are in a group.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn qos_list(&self) -> Result<Vec<QosInfo>> {
+        self.call(|pool| async move { Ok(pool.qos_list()) }).await
+    }
+
+    /// What each volume was asked for since the pool was opened, by name; background work is the last.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn volume_stats(&self) -> Result<Vec<VolumeStats>> {
+        self.call(|pool| async move { Ok(pool.volume_stats()) }).await
+    }
+}
+
+impl Volume {
+    /// The same volume; what is read and written through this handle is background work.
+    /// See [`LocalVolume::in_background`](crate::LocalVolume::in_background).
+    #[must_use]
+    pub fn in_background(&self) -> Self {
+        Self { background: true, ..self.clone() }
+    }
+}

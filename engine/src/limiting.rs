@@ -1,0 +1,263 @@
+//! Limits of volumes, groups and the pool: setting and showing them, keeping them and what was used of them over restarts.
+
+use std::{collections::BTreeSet, rc::Rc};
+
+use crate::{
+    admin::LocalPool,
+    core::Core,
+    error::{Result, invalid},
+    format::sheet::{Owner, Sheet},
+    names::check_name,
+    qos::{DEPTH, is_news},
+    state::{Need, State},
+    stats::{QosInfo, QosTarget, VolumeStats},
+    units::{BLOCK, VersionId, VolumeId},
+};
+
+/// Largest queue depth.
+const MAX_DEPTH: u32 = 65_536;
+
+impl LocalPool {
+    /// Changes limits, also while requests are under way: exact from the next one on, and durable when it returns. A key without a value is
+    /// taken out. All changes at once or none.
+    ///
+    /// Keys are those of [`Limits`](crate::Limits); for a volume also `group`, for the pool `queue_depth` (what may be under way at the device while several
+    /// volumes want it, in requests of 4 KiB). Rates by size, weights and reserves are a volume's.
+    ///
+    /// # Errors
+    /// `Invalid` names the key and the rule; `NotFound`, `NoSpace`, `ReadOnly`.
+    pub async fn set_qos(&self, target: &QosTarget, changes: &[(String, Option<String>)]) -> Result<QosInfo> {
+        self.admit(Need::New(1)).await?;
+        {
+            let core = &self.core;
+            let mut state = core.state.borrow_mut();
+            let owner = owner(&state, target)?;
+            let (entry, old) = match state.lineage.sheet(&owner) {
+                Some((entry, sheet)) => (entry, sheet.clone()),
+                None => (VersionId(state.lineage.next_version), Sheet::new(owner.clone())),
+            };
+            let mut sheet = changed(&old, target, changes)?;
+            sheet.used = core.qos.used(&owner, &old.limits, size_of(&state, &owner));
+            state.set_sheet(entry, sheet.clone());
+            drop(state);
+            core.apply(&sheet);
+            core.forget_unused_groups();
+        }
+        self.core.flush().await?;
+        self.qos(target)
+    }
+
+    /// The limits of one, and what is left of them.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn qos(&self, target: &QosTarget) -> Result<QosInfo> {
+        let state = self.core.state.borrow();
+        let owner = owner(&state, target)?;
+        Ok(self.info_of(&state, target, &owner))
+    }
+
+    /// The pool, all groups, and all volumes that have limits or are in a group.
+    #[must_use]
+    pub fn qos_list(&self) -> Vec<QosInfo> {
+        let state = self.core.state.borrow();
+        let mut targets = vec![(QosTarget::Pool, Owner::Pool)];
+        targets.extend(groups(&state).into_iter().map(|name| (QosTarget::Group(name.clone()), Owner::Group(name))));
+        let mut volumes: Vec<_> = state.lineage.sheets().filter_map(|sheet| named(&state, &sheet.owner)).collect();
+        volumes.sort_by_key(|(target, _)| target.to_string());
+        targets.extend(volumes);
+        targets.iter().map(|(target, owner)| self.info_of(&state, target, owner)).collect()
+    }
+
+    fn info_of(&self, state: &State, target: &QosTarget, owner: &Owner) -> QosInfo {
+        let sheet = state.lineage.sheet(owner).map_or_else(|| Sheet::new(owner.clone()), |(_, sheet)| sheet.clone());
+        let rates = sheet.limits.effective(size_of(state, owner));
+        let qos = &self.core.qos;
+        let meter = match owner {
+            Owner::Volume(volume) => qos.known_meter(*volume),
+            _ => None,
+        };
+        let snapshot = meter.map(|meter| qos.snapshot(&meter)).unwrap_or_default();
+        QosInfo {
+            target: target.to_string(),
+            rates: rates.iter().map(|rate| (rate.key.name().to_owned(), rate.rate)).collect(),
+            credits: qos.credits(owner).into_iter().map(|(name, credit)| (name.to_owned(), credit)).collect(),
+            limits: sheet.limits,
+            group: sheet.group,
+            members: match target {
+                QosTarget::Group(name) => members(state, name),
+                _ => Vec::new(),
+            },
+            queue_depth: (*owner == Owner::Pool).then(|| sheet.depth.unwrap_or(DEPTH)),
+            held: snapshot.held,
+            waiting: snapshot.waiting,
+        }
+    }
+
+    /// What each volume was asked for since the pool was opened, by name; background work is the last.
+    #[must_use]
+    pub fn volume_stats(&self) -> Vec<VolumeStats> {
+        let (state, qos) = (self.core.state.borrow(), &self.core.qos);
+        let stats = |id, name: &str, allocated, size| {
+            let meter = match id {
+                Some(id) => qos.known_meter(id),
+                None => Some(qos.background().clone()),
+            };
+            let snapshot = meter.as_ref().map(|meter| qos.snapshot(meter)).unwrap_or_default();
+            VolumeStats {
+                id,
+                name: name.to_owned(),
+                flows: meter.as_ref().map(|meter| meter.flows()).unwrap_or_default(),
+                in_flight: meter.map_or(0, |meter| meter.in_flight()),
+                waiting: snapshot.waiting,
+                held: snapshot.held,
+                allocated,
+                size,
+            }
+        };
+        let volumes = state.lineage.volumes();
+        let mut all: Vec<_> =
+            volumes.iter().map(|v| stats(Some(v.volume), &v.name, v.data_blocks * BLOCK, v.size)).collect();
+        all.push(stats(None, "background", 0, 0));
+        all
+    }
+}
+
+/// Whose sheet is meant.
+fn owner(state: &State, target: &QosTarget) -> Result<Owner> {
+    match target {
+        QosTarget::Pool => Ok(Owner::Pool),
+        QosTarget::Group(name) => check_name("group", name).map(|()| Owner::Group(name.clone())),
+        QosTarget::Volume(name) => Ok(Owner::Volume(state.lineage.require_volume(name)?.volume)),
+    }
+}
+
+fn named(state: &State, owner: &Owner) -> Option<(QosTarget, Owner)> {
+    let Owner::Volume(volume) = owner else { return None };
+    Some((QosTarget::Volume(state.lineage.live_of(*volume)?.name.clone()), owner.clone()))
+}
+
+/// Groups that have limits or volumes.
+fn groups(state: &State) -> BTreeSet<String> {
+    let of = |sheet: &Sheet| match &sheet.owner {
+        Owner::Group(name) => Some(name.clone()),
+        _ => sheet.group.clone(),
+    };
+    state.lineage.sheets().filter_map(of).collect()
+}
+
+fn members(state: &State, group: &str) -> Vec<String> {
+    let sheets = state.lineage.sheets().filter(|sheet| sheet.group.as_deref() == Some(group));
+    let mut names: Vec<String> =
+        sheets.filter_map(|sheet| named(state, &sheet.owner)).map(|(target, _)| target.to_string()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The size that rates go by.
+fn size_of(state: &State, owner: &Owner) -> u64 {
+    match owner {
+        Owner::Volume(volume) => state.lineage.live_of(*volume).map_or(0, |version| version.size),
+        _ => 0,
+    }
+}
+
+/// A sheet with changes made to it.
+fn changed(old: &Sheet, target: &QosTarget, changes: &[(String, Option<String>)]) -> Result<Sheet> {
+    let mut sheet = old.clone();
+    let mut limits = Vec::new();
+    for (key, value) in changes {
+        match (key.as_str(), target) {
+            ("group", QosTarget::Volume(_)) => {
+                let name = value.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name));
+                name.map_or(Ok(()), |name| check_name("group", name))?;
+                sheet.group = name.map(str::to_owned);
+            }
+            ("group", _) => return Err(invalid(format!("group: {target} is no volume; volumes are put into groups"))),
+            ("queue_depth", QosTarget::Pool) => {
+                let depth = |text: &String| text.parse().ok().filter(|depth| (1..=MAX_DEPTH).contains(depth));
+                sheet.depth = match value {
+                    None => None,
+                    Some(text) => Some(
+                        depth(text)
+                            .ok_or_else(|| invalid(format!("queue_depth={text}: 1 to {MAX_DEPTH} is needed")))?,
+                    ),
+                };
+            }
+            ("queue_depth", _) => return Err(invalid("queue_depth is the pool's: set it for /")),
+            _ => limits.push((key.as_str(), value.as_deref())),
+        }
+    }
+    sheet.limits = sheet.limits.changed(limits).map_err(|error| invalid(error.to_string()))?;
+    if !matches!(target, QosTarget::Volume(_)) {
+        let of_volumes = |name: &str| name.contains("_per_gb") || name == "weight" || name == "reserve_iops_sec";
+        if let Some((name, _)) = sheet.limits.iter().find(|(name, _)| of_volumes(name)) {
+            return Err(invalid(format!("{name} is a volume's: {target} has no size and no share of its own")));
+        }
+    }
+    Ok(sheet)
+}
+
+impl Core {
+    /// What a sheet says holds from now on.
+    fn apply(&self, sheet: &Sheet) {
+        let size = size_of(&self.state.borrow(), &sheet.owner);
+        match &sheet.owner {
+            Owner::Pool => self.qos.set_depth(sheet.depth),
+            Owner::Group(_) => {}
+            Owner::Volume(volume) => self.qos.set_group(*volume, sheet.group.as_deref()),
+        }
+        self.qos.set_limits(&sheet.owner, sheet.limits.clone(), size);
+    }
+
+    /// The pool has been opened: all limits hold, with what had been used of them.
+    pub(crate) fn apply_limits(&self) {
+        let sheets: Vec<Sheet> = self.state.borrow().lineage.sheets().cloned().collect();
+        for sheet in &sheets {
+            self.apply(sheet);
+            self.qos.restore(&sheet.owner, &sheet.used);
+        }
+    }
+
+    /// A volume has another size, and with it perhaps other rates.
+    pub(crate) fn volume_resized(&self, volume: VolumeId) {
+        let sheet = self.state.borrow().lineage.sheet(&Owner::Volume(volume)).map(|(_, sheet)| sheet.clone());
+        if let Some(sheet) = sheet {
+            self.apply(&sheet);
+        }
+    }
+
+    /// A volume is gone.
+    pub(crate) fn volume_gone(&self, volume: VolumeId) {
+        self.qos.forget(volume);
+        self.forget_unused_groups();
+    }
+
+    fn forget_unused_groups(&self) {
+        let groups = groups(&self.state.borrow());
+        self.qos.keep_groups(|name| groups.contains(name));
+    }
+
+    /// Notes what was used of limits, where that is news, so that a restart is no way to full credits.
+    pub(crate) fn note_credits(self: &Rc<Self>) {
+        if self.latch.borrow().is_some() || self.opened_read_only.get() || self.repairing.get() {
+            return;
+        }
+        let sheets: Vec<Sheet> = self.state.borrow().lineage.sheets().cloned().collect();
+        for mut sheet in sheets.into_iter().filter(|sheet| !sheet.limits.is_empty()) {
+            let size = size_of(&self.state.borrow(), &sheet.owner);
+            let used = self.qos.used(&sheet.owner, &sheet.limits, size);
+            if !is_news(&sheet.used, &used) {
+                continue;
+            }
+            let mut state = self.state.borrow_mut();
+            // Records that wait have to fit into a group, and what others need for their changes is not used up by this.
+            if state.journal.blocks() * 2 >= self.max_group_blocks() || state.is_short(Need::Change) {
+                return;
+            }
+            let Some((entry, _)) = state.lineage.sheet(&sheet.owner) else { continue };
+            sheet.used = used;
+            state.set_sheet(entry, sheet);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A request that waits, and one that goes.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use cairn_qos::{Leaf, Nanos, Request, Ticket};
+
+use super::{Qos, meter::Meter};
+
+/// Whoever waits for a ticket.
+#[derive(Default)]
+pub(super) struct Slot {
+    granted: bool,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    /// Its turn has come; who is to be told.
+    pub(super) fn grant(&mut self) -> Option<Waker> {
+        self.granted = true;
+        self.waker.take()
+    }
+}
+
+/// Waits for a ticket to be named.
+pub(super) struct Turn {
+    qos: Rc<Qos>,
+    ticket: Ticket,
+    leaf: Leaf,
+    request: Request,
+    came: bool,
+}
+
+impl Turn {
+    pub(super) fn new(qos: Rc<Qos>, ticket: Ticket, leaf: Leaf, request: Request) -> Self {
+        let _none = qos.waiting.borrow_mut().insert(ticket, Slot::default());
+        Self { qos, ticket, leaf, request, came: false }
+    }
+}
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut waiting = self.qos.waiting.borrow_mut();
+            if let Some(slot) = waiting.get_mut(&self.ticket)
+                && !slot.granted
+            {
+                slot.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        self.came = true;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let slot = self.qos.waiting.borrow_mut().remove(&self.ticket);
+        if self.came {
+            return;
+        }
+        if slot.is_some_and(|slot| slot.granted) {
+            self.qos.tree.borrow_mut().done(self.leaf, self.request);
+        } else {
+            let _waited = self.qos.tree.borrow_mut().cancel(self.ticket);
+        }
+        self.qos.pump();
+    }
+}
+
+/// A request that goes. Its end is this one's.
+pub(crate) struct Permit {
+    qos: Rc<Qos>,
+    meter: Rc<Meter>,
+    request: Request,
+    began: Nanos,
+}
+
+impl Permit {
+    pub(super) fn new(qos: Rc<Qos>, meter: Rc<Meter>, request: Request) -> Self {
+        meter.began();
+        Self { began: qos.now(), qos, meter, request }
+    }
+
+    /// What was asked for.
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.meter.ended(&self.request, self.qos.now().saturating_sub(self.began));
+        self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request);
+        if !self.qos.waiting.borrow().is_empty() {
+            self.qos.pump();
+        }
+    }
+}
