@@ -62,11 +62,12 @@ impl Sheet {
                 out.put_u64(volume.0);
             }
         }
-        put_entries(out, self.limits.iter().filter_map(|(name, value)| Some((place_of(name)?, value))));
+        let limit = |name: &str| Limits::KEYS.iter().position(|key| *key == name);
+        put_entries(out, self.limits.iter().filter_map(|(name, value)| Some((limit(name)?, value))).collect());
         out.put_string(self.group.as_deref().unwrap_or_default());
         out.put_u32(self.depth.unwrap_or(0));
-        let place = |name: &str| Key::ALL.iter().position(|key| key.name() == name).map(|at| at as u8);
-        put_entries(out, self.used.iter().filter_map(|(name, used)| Some((place(name)?, *used))));
+        let credit = |name: &str| Key::ALL.iter().position(|key| key.name() == name);
+        put_entries(out, self.used.iter().filter_map(|(name, used)| Some((credit(name)?, *used))).collect());
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Option<Self> {
@@ -93,17 +94,11 @@ impl Sheet {
     }
 }
 
-fn place_of(name: &str) -> Option<u8> {
-    Limits::KEYS.iter().position(|key| *key == name).map(|at| at as u8)
-}
-
-fn put_entries(out: &mut Vec<u8>, entries: impl Iterator<Item = (u8, u64)>) {
-    let at = out.len();
-    out.put_u8(0);
+fn put_entries(out: &mut Vec<u8>, entries: Vec<(usize, u64)>) {
+    out.put_u8(entries.len() as u8);
     for (key, value) in entries {
-        out.put_u8(key);
+        out.put_u8(key as u8);
         out.put_u64(value);
-        out[at] += 1;
     }
 }
 
