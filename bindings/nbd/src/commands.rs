@@ -5,8 +5,9 @@ use crate::{
     input::Input,
     protocol::{self, Command, MAX_PAYLOAD, ReplyStyle, Request, RequestId, Rules, StatusFilter},
     status,
+    wake::{First, first},
 };
-use cairn_engine::IoBuf;
+use cairn_engine::{Admitted, IoBuf, RequestKind};
 use std::{cell::Cell, io, rc::Rc};
 
 /// How many pages of the map one `CACHE` loads at most: a hint must not become a walk over a whole volume.
@@ -92,10 +93,12 @@ async fn start(
     match command {
         Command::Read { length, whole } => {
             conn.admit(length as usize).await;
-            spawn.spawn(read(task(), id, length, whole)).detach();
+            let admitted = limits(conn, id, RequestKind::Read, length.into(), length as usize).await?;
+            spawn.spawn(read(task(), admitted, id, length, whole)).detach();
         }
         Command::Write { length, fua } => {
             conn.admit(length as usize).await;
+            let admitted = limits(conn, id, RequestKind::Write, length.into(), length as usize).await?;
             let payload = match input.payload(&conn.transport, length as usize).await {
                 Ok(payload) => payload,
                 Err(e) => {
@@ -103,7 +106,7 @@ async fn start(
                     return Err(e.into());
                 }
             };
-            spawn.spawn(write(task(), id, payload, fua)).detach();
+            spawn.spawn(write(task(), admitted, id, payload, fua)).detach();
         }
         Command::Flush => {
             conn.admit(0).await;
@@ -111,11 +114,13 @@ async fn start(
         }
         Command::Trim { length, fua } => {
             conn.admit(0).await;
-            spawn.spawn(discard(task(), id, length, fua)).detach();
+            let admitted = limits(conn, id, RequestKind::Discard, length, 0).await?;
+            spawn.spawn(discard(task(), admitted, id, length, fua)).detach();
         }
         Command::WriteZeroes { length, fua } => {
             conn.admit(0).await;
-            spawn.spawn(write_zeroes(task(), id, length, fua)).detach();
+            let admitted = limits(conn, id, RequestKind::Discard, length, 0).await?;
+            spawn.spawn(write_zeroes(task(), admitted, id, length, fua)).detach();
         }
         Command::Cache { length } => {
             conn.admit(0).await;
@@ -147,11 +152,30 @@ async fn start(
     Ok(())
 }
 
-async fn read(conn: Rc<Connection>, id: RequestId, length: u32, whole: bool) {
-    if length == 0 {
-        return conn.succeed(id, true, 0);
+/// Waits until the limits let a request go, before anything of it but its header is taken. A request of nothing goes.
+async fn limits(
+    conn: &Connection,
+    id: RequestId,
+    kind: RequestKind,
+    bytes: u64,
+    in_flight: usize,
+) -> Result<Option<Admitted>, Ended> {
+    if bytes == 0 {
+        return Ok(None);
     }
-    match conn.volume.read(id.offset, length as usize).await {
+    // The socket is not looked at unless the request has to wait.
+    match first(conn.volume.admit(kind, bytes), conn.transport.hung_up()).await {
+        First::A(admitted) => Ok(Some(admitted)),
+        First::B(()) => {
+            conn.refuse(id, protocol::ESHUTDOWN, "the connection ended while limits held the request back", in_flight);
+            Err(Ended)
+        }
+    }
+}
+
+async fn read(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, length: u32, whole: bool) {
+    let Some(admitted) = admitted else { return conn.succeed(id, true, 0) };
+    match admitted.read(id.offset, length as usize).await {
         Ok(data) => {
             conn.record.read(u64::from(length));
             // A hole chunk is content too, so it keeps to "at most one content chunk"; but a client that asked not to
@@ -168,12 +192,10 @@ async fn read(conn: Rc<Connection>, id: RequestId, length: u32, whole: bool) {
     }
 }
 
-async fn write(conn: Rc<Connection>, id: RequestId, payload: IoBuf, fua: bool) {
+async fn write(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, payload: IoBuf, fua: bool) {
     let length = payload.len();
-    if length == 0 {
-        return conn.succeed(id, false, 0);
-    }
-    let result = conn.volume.write(id.offset, payload, fua).await;
+    let Some(admitted) = admitted else { return conn.succeed(id, false, 0) };
+    let result = admitted.write(id.offset, payload, fua).await;
     conn.release_payload(length);
     match result {
         Ok(()) => {
@@ -197,13 +219,19 @@ async fn flush(conn: Rc<Connection>, id: RequestId) {
     finish(&conn, id, result);
 }
 
-async fn discard(conn: Rc<Connection>, id: RequestId, length: u64, fua: bool) {
-    let result = if length == 0 { Ok(()) } else { conn.volume.discard(id.offset, length, fua).await };
+async fn discard(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, length: u64, fua: bool) {
+    let result = match admitted {
+        None => Ok(()),
+        Some(admitted) => admitted.discard(id.offset, length, fua).await,
+    };
     finish(&conn, id, result);
 }
 
-async fn write_zeroes(conn: Rc<Connection>, id: RequestId, length: u64, fua: bool) {
-    let result = if length == 0 { Ok(()) } else { conn.volume.write_zeroes(id.offset, length, fua).await };
+async fn write_zeroes(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, length: u64, fua: bool) {
+    let result = match admitted {
+        None => Ok(()),
+        Some(admitted) => admitted.write_zeroes(id.offset, length, fua).await,
+    };
     finish(&conn, id, result);
 }
 

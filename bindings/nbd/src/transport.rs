@@ -134,6 +134,12 @@ impl Transport {
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).ok();
     }
 
+    /// Waits until nothing will come any more: the peer has closed its side, or the server this one.
+    pub(crate) async fn hung_up(&self) {
+        // That it cannot be asked for is found out by whoever receives next.
+        drop(self.reactor.poll(self.socket.as_raw_fd(), libc::POLLRDHUP).await);
+    }
+
     /// Ends the connection at once: pending and later transfers end too.
     pub(crate) fn abort(&self) {
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).ok();

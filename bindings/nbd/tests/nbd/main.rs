@@ -6,6 +6,7 @@ mod fixture;
 mod handshake;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod status;
 mod tls;
 mod transfer;
