@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cairn_engine::{ExtentKind, FillRequest, FillRequests, IoBuf, Pool, Volume, VolumeOptions};
+use cairn_engine::{ExtentKind, FillRequest, FillRequests, IoBuf, Pool, RequestKind, Volume, VolumeOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -51,6 +51,7 @@ struct Shared {
     chunks: Chunks,
     backup: Backup,
     map: Map,
+    pool: Pool,
     /// Not held back by what is missing.
     volume: Volume,
     size: u64,
@@ -153,6 +154,7 @@ impl Repository {
             chunks,
             map: Map::of(&backup)?,
             backup,
+            pool: pool.clone(),
             volume: to_fill,
             size,
             job: job.clone(),
@@ -228,7 +230,7 @@ impl Shared {
         let mut outcome = Ok(());
         // A discard may be of the whole volume.
         for at in (first..end).step_by(PORTION as usize) {
-            outcome = self.ensure(at..(at + PORTION).min(end)).await;
+            outcome = self.ensure(at..(at + PORTION).min(end)).await.map(drop);
             if outcome.is_err() {
                 break;
             }
@@ -248,13 +250,15 @@ impl Shared {
 
     async fn fill_all(&self) -> Result<()> {
         self.job.set_total(self.size);
-        let mut damaged = None;
+        let (mut damaged, mut owed) = (None, 0);
         for at in (0..self.count()).step_by(PORTION as usize) {
             self.give_way().await;
+            // A portion pays for what the one before it wrote. While it is being brought it waits for nothing, since users may wait for it.
+            self.pool.background_turn(RequestKind::Write, std::mem::take(&mut owed)).await.map_err(|e| engine(&e))?;
             self.job.check()?;
             let windows = at..(at + PORTION).min(self.count());
             match self.ensure(windows.clone()).await {
-                Ok(()) => {}
+                Ok(written) => owed = written,
                 Err(error) if error.kind() == ErrorKind::Corrupt => damaged = damaged.or(Some(error)),
                 Err(error) => return Err(error),
             }
@@ -274,8 +278,9 @@ impl Shared {
         }
     }
 
-    /// Has some windows hold their content.
-    async fn ensure(&self, windows: Range<u64>) -> Result<()> {
+    /// Has some windows hold their content; returns how many bytes were written for that.
+    async fn ensure(&self, windows: Range<u64>) -> Result<u64> {
+        let mut written = 0;
         loop {
             let changed = self.changed.notified();
             let (mine, others) = {
@@ -287,18 +292,18 @@ impl Shared {
             };
             if !mine.is_empty() {
                 let claim = Claim { shared: self, windows: mine };
-                self.bring(&claim.windows).await?;
+                written += self.bring(&claim.windows).await?;
                 claim.filled();
             } else if others {
                 changed.await;
             } else {
-                return Ok(());
+                return Ok(written);
             }
         }
     }
 
-    /// Writes the content of windows into the holes that they have.
-    async fn bring(&self, windows: &[u64]) -> Result<()> {
+    /// Writes the content of windows into the holes that they have; returns how many bytes.
+    async fn bring(&self, windows: &[u64]) -> Result<u64> {
         let mut wanted: BTreeMap<ChunkId, Vec<(u64, u32, u16)>> = BTreeMap::new();
         for &window in windows {
             let first = window * WINDOW;
@@ -317,17 +322,17 @@ impl Shared {
         stream::iter(writes)
             .map(|(chunk, place)| self.write(contents.get(&chunk).cloned(), place))
             .buffer_unordered(PORTION as usize)
-            .try_collect::<()>()
+            .try_fold(0, |sum, written| std::future::ready(Ok(sum + written)))
             .await
     }
 
-    async fn write(&self, content: Option<Arc<Vec<u8>>>, (block, blocks, first): (u64, u32, u16)) -> Result<()> {
+    async fn write(&self, content: Option<Arc<Vec<u8>>>, (block, blocks, first): (u64, u32, u16)) -> Result<u64> {
         let from = usize::from(first) * BLOCK as usize;
         let to = from + blocks as usize * BLOCK as usize;
         let Some(bytes) = content.as_ref().and_then(|content| content.get(from..to)) else {
             return Err(corrupt(format!("the map of backup {} refers to more than a chunk has", self.backup.id)));
         };
-        let mut at = 0;
+        let (mut at, mut written) = (0, 0);
         while at < bytes.len() {
             let is_zero = |at: usize| bytes[at..at + BLOCK as usize].iter().all(|byte| *byte == 0);
             if is_zero(at) {
@@ -341,9 +346,10 @@ impl Shared {
             let offset = block * BLOCK + at as u64;
             let length = ((end - at) as u64).min(self.size.saturating_sub(offset)) as usize;
             self.volume.write(offset, IoBuf::from(&bytes[at..at + length])).await.map_err(|e| engine(&e))?;
+            written += length as u64;
             at = end;
         }
-        Ok(())
+        Ok(written)
     }
 
     /// What a window lacks, as first blocks and counts.

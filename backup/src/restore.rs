@@ -262,6 +262,7 @@ impl<'a> Restore<'a> {
         options: &RestoreOptions,
         job: &Job,
     ) -> Result<Self> {
+        let volume = volume.in_background();
         let size = volume.size().await.map_err(|e| engine(&e))?;
         let outcome = Restored { volume: name.to_owned(), backup: backup.id.clone(), ..Restored::default() };
         let (chunks, job, salvage) = (chunks.clone(), job.clone(), options.salvage);

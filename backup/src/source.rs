@@ -68,7 +68,7 @@ impl Source {
     }
 
     pub(crate) async fn open(pool: &Pool, target: Target) -> Result<Self> {
-        let volume = pool.volume(&target.to_string()).await.map_err(|e| engine(&e))?;
+        let volume = pool.volume(&target.to_string()).await.map_err(|e| engine(&e))?.in_background();
         let size = volume.size().await.map_err(|e| engine(&e))?;
         Ok(Self { pool: pool.clone(), target, volume, size })
     }

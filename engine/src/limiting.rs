@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, rc::Rc};
 
+use cairn_qos::{Kind, Request};
+
 use crate::{
     admin::LocalPool,
     core::Core,
@@ -92,6 +94,12 @@ impl LocalPool {
             held: snapshot.held,
             waiting: snapshot.waiting,
         }
+    }
+
+    /// Waits until background work that has read or written so many bytes may go on: for work that is a part of what users were admitted
+    /// for, and part not. It pays afterwards, and holds nothing while it works.
+    pub async fn background_turn(&self, kind: Kind, bytes: u64) {
+        let _permit = self.core.qos.admit_background(Request { kind, bytes }).await;
     }
 
     /// What each volume was asked for since the pool was opened, by name; background work is the last.

@@ -1,5 +1,7 @@
 //! Limits and statistics, for any thread.
 
+use cairn_qos::Kind as RequestKind;
+
 use super::{Pool, Volume};
 use crate::{
     error::Result,
@@ -49,6 +51,19 @@ impl Pool {
     /// `Closed`.
     pub async fn qos_list(&self) -> Result<Vec<QosInfo>> {
         self.call(|pool| async move { Ok(pool.qos_list()) }).await
+    }
+
+    /// Waits until background work that has read or written so many bytes may go on.
+    /// See [`LocalPool::background_turn`](crate::LocalPool::background_turn).
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn background_turn(&self, kind: RequestKind, bytes: u64) -> Result<()> {
+        self.call_while_wanted(move |pool| async move {
+            pool.background_turn(kind, bytes).await;
+            Ok(())
+        })
+        .await
     }
 
     /// What each volume was asked for since the pool was opened, by name; background work is the last.
