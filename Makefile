@@ -2,6 +2,7 @@
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests, Miri
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
+# make measure-limits  what limits on volumes let through, by fio over NBD (a quarter of an hour; needs some 12 GiB in COMPARE_DIR)
 # make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
 # make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)
 # make tsan    the engine's handles on several threads under the thread sanitizer (needs rustup, installs nightly Rust)
@@ -21,7 +22,7 @@ SECONDS ?= 600
 SOAK_FROM ?= 0
 COMPARE_DIR ?= /var/tmp
 
-.PHONY: demo test compare compare-backup soak miri tsan fuzz install setup clean
+.PHONY: demo test compare compare-backup measure-limits soak miri tsan fuzz install setup clean
 
 demo: setup
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli
@@ -38,6 +39,10 @@ compare-backup: setup
 	@command -v restic >/dev/null && command -v borg >/dev/null || { echo "compare-backup: apt-get install restic borgbackup"; exit 1; }
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
 	$(CARGO_TARGET_DIR)/release/compare-backup --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR)
+
+measure-limits: setup
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/measure-limits --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR)
 
 soak: setup
 	cargo build --profile sim --locked --package cairn-simulation

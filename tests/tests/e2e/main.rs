@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod full_disk;
 mod full_pool;
+mod golden;
 mod hostile;
 mod images;
 mod random;

@@ -1,0 +1,282 @@
+//! `measure-limits`: what limits let through, by fio's client over NBD, all in one run.
+//!
+//! Each limit alone and with others, small and large requests, at several depths; bursts second by second; a volume beside one that floods.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use cairn_benches::peers;
+use cairn_engine::{GIB, MIB, Pool, PoolOptions, VolumeOptions};
+use clap::Parser;
+use serde_json::Value;
+
+/// Measures limits of volumes over NBD with fio.
+#[derive(Parser)]
+#[command(
+    after_help = "Example:\n  make measure-limits\n  measure-limits --cairn target/release/cairn --dir /var/tmp --seconds 10"
+)]
+struct Args {
+    /// The program cairn
+    #[arg(long)]
+    cairn: PathBuf,
+    /// Directory for the pool (some 12 GiB)
+    #[arg(long, default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Rounds of the measurement beside a flood
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+/// Depths, one volume each: they are measured at the same time.
+const DEPTHS: [u32; 4] = [1, 8, 32, 128];
+const VOLUME: u64 = 2 * GIB;
+
+/// Limits, and what fio does under them: reads, writes, or both in equal parts.
+const ALONE: [(&str, u64, &str); 12] = [
+    ("total_iops_sec=2000", 4096, "randrw"),
+    ("read_iops_sec=2000", 4096, "randread"),
+    ("write_iops_sec=2000", 4096, "randwrite"),
+    ("total_bytes_sec=8MiB", 4096, "randrw"),
+    ("read_bytes_sec=8MiB", 4096, "randread"),
+    ("write_bytes_sec=8MiB", 4096, "randwrite"),
+    ("total_iops_sec=50", 1 << 20, "randrw"),
+    ("read_iops_sec=50", 1 << 20, "randread"),
+    ("write_iops_sec=50", 1 << 20, "randwrite"),
+    ("total_bytes_sec=50MiB", 1 << 20, "randrw"),
+    ("read_bytes_sec=50MiB", 1 << 20, "randread"),
+    ("write_bytes_sec=50MiB", 1 << 20, "randwrite"),
+];
+const TOGETHER: [(&str, u64, &str); 4] = [
+    ("total_iops_sec=2000 total_bytes_sec=6MiB", 4096, "randrw"),
+    ("total_iops_sec=50 total_bytes_sec=80MiB", 1 << 20, "randrw"),
+    ("read_iops_sec=1500 write_iops_sec=1500 read_bytes_sec=4MiB write_bytes_sec=4MiB", 4096, "randrw"),
+    ("read_iops_sec=30 write_iops_sec=30 read_bytes_sec=25MiB write_bytes_sec=25MiB", 1 << 20, "randrw"),
+];
+
+fn main() {
+    let args = Args::parse();
+    if let Err(error) = run(&args) {
+        eprintln!("measure-limits: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// A served pool with volumes that are all written.
+struct Site {
+    cairn: PathBuf,
+    pool: PathBuf,
+    socket: PathBuf,
+    dir: PathBuf,
+    _server: peers::Server,
+}
+
+impl Site {
+    fn new(args: &Args, dir: &Path) -> Result<Self, String> {
+        let pool = dir.join("limits.pool");
+        pollster::block_on(async {
+            let made = Pool::create(&pool, PoolOptions::new().size(VOLUME * 6)).await?;
+            for depth in DEPTHS {
+                drop(made.create_volume(&name(depth), VOLUME, VolumeOptions::default()).await?);
+            }
+            made.close().await
+        })
+        .map_err(|e| e.to_string())?;
+        let server = peers::cairn(&args.cairn, &pool, "disk", dir)?;
+        let site =
+            Self { cairn: args.cairn.clone(), pool, socket: dir.join("cairn.sock"), dir: dir.into(), _server: server };
+        for depth in DEPTHS {
+            site.fio(&name(depth), "write", 1 << 20, 8, &["--end_fsync=1".to_owned()])?;
+        }
+        Ok(site)
+    }
+
+    fn qos(&self, args: &[&str]) -> Result<(), String> {
+        peers::run(&self.cairn, &[&["--pool", &self.pool.to_string_lossy(), "qos"], args].concat())
+    }
+
+    /// Sets limits from nothing, with full credits.
+    fn limit(&self, target: &str, limits: &str) -> Result<(), String> {
+        self.qos(&["clear", target])?;
+        let keys: Vec<&str> = limits.split(' ').filter(|key| !key.is_empty()).collect();
+        if keys.is_empty() { Ok(()) } else { self.qos(&[&["set", target], &keys[..]].concat()) }
+    }
+
+    /// Runs fio; its first job's results.
+    fn fio(&self, volume: &str, rw: &str, block: u64, depth: u32, more: &[String]) -> Result<Value, String> {
+        let uri = format!("nbd+unix:///{volume}?socket={}", self.socket.display());
+        let mut fio = Command::new("fio");
+        let _args = fio.args(["--name=limits", "--output-format=json", "--norandommap", "--randrepeat=0"]);
+        let _args = fio.args(["--ioengine=nbd", &format!("--uri={uri}"), &format!("--size={VOLUME}")]);
+        let _args = fio.args([&format!("--rw={rw}"), &format!("--bs={block}"), &format!("--iodepth={depth}")]);
+        let output = fio.args(more).output().map_err(|e| format!("cannot run fio ({e}): run scripts/setup"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let json = text.find('{').filter(|_| output.status.success()).map(|start| &text[start..]);
+        let json = json.ok_or_else(|| format!("fio failed: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
+        let mut all: Value = serde_json::from_str(json).map_err(|e| format!("fio's JSON: {e}"))?;
+        Ok(all["jobs"][0].take())
+    }
+}
+
+fn name(depth: u32) -> String {
+    format!("disk{depth}")
+}
+
+fn timed(seconds: u64) -> Vec<String> {
+    vec!["--time_based".to_owned(), format!("--runtime={seconds}")]
+}
+
+fn iops(job: &Value, direction: &str) -> f64 {
+    job[direction]["iops"].as_f64().unwrap_or(0.0)
+}
+
+fn p99(job: &Value, direction: &str) -> f64 {
+    job[direction]["clat_ns"]["percentile"]["99.000000"].as_f64().unwrap_or(0.0) / 1e6
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let dir = tempfile::tempdir_in(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
+    let site = Site::new(args, dir.path())?;
+    rates(args, &site)?;
+    bursts(&site)?;
+    beside_a_flood(args, &site)
+}
+
+/// What a set of limits allows of requests of this size, a second.
+fn allowed(limits: &str, block: u64, rw: &str) -> f64 {
+    let limit = |key: &str| {
+        let value = limits.split(' ').find_map(|word| word.strip_prefix(&format!("{key}=")))?;
+        match value.strip_suffix("MiB") {
+            Some(mib) => mib.parse::<f64>().ok().map(|mib| mib * MIB as f64 / block as f64),
+            None => value.parse::<f64>().ok(),
+        }
+    };
+    let side = |side: &str| {
+        let (requests, bytes) = (limit(&format!("{side}_iops_sec")), limit(&format!("{side}_bytes_sec")));
+        requests.unwrap_or(f64::MAX).min(bytes.unwrap_or(f64::MAX))
+    };
+    // With both in equal parts, the slower one holds the other back: a volume's requests go in their order.
+    match rw {
+        "randread" => side("total").min(side("read")),
+        "randwrite" => side("total").min(side("write")),
+        _ => side("total").min(2.0 * side("read").min(side("write"))),
+    }
+}
+
+fn rates(args: &Args, site: &Site) -> Result<(), String> {
+    println!("| limits | request | allowed, /s | QD {} |", DEPTHS.map(|depth| depth.to_string()).join(" | QD "));
+    println!("| --- | --- | --- | {} |", DEPTHS.map(|_| "---").join(" | "));
+    let mut worst: f64 = 0.0;
+    for (limits, block, rw) in ALONE.iter().chain(&TOGETHER) {
+        for depth in DEPTHS {
+            site.limit(&name(depth), limits)?;
+        }
+        let measure = |depth: u32| {
+            // Mixed in turn and not by chance, so that what is allowed follows from the limits.
+            let more = [timed(args.seconds), vec!["--rwmixread=50".to_owned(), "--randseed=7".to_owned()]].concat();
+            site.fio(&name(depth), rw, *block, depth, &more)
+        };
+        let jobs: Vec<Result<Value, String>> = thread::scope(|scope| {
+            let runs = DEPTHS.map(|depth| scope.spawn(move || measure(depth)));
+            runs.into_iter().map(|run| run.join().unwrap_or_else(|_| Err("a thread failed".into()))).collect()
+        });
+        let allowed = allowed(limits, *block, rw);
+        let mut cells = Vec::new();
+        for job in jobs {
+            let job = job?;
+            let rate = iops(&job, "read") + iops(&job, "write");
+            let off = (rate / allowed - 1.0) * 100.0;
+            worst = worst.max(off.abs());
+            cells.push(format!("{rate:.1} ({off:+.2} %)"));
+        }
+        println!("| {limits} | {} KiB {rw} | {allowed:.0} | {} |", block / 1024, cells.join(" | "));
+    }
+    println!("\nFarthest from what is allowed: {worst:.2} %\n");
+    for depth in DEPTHS {
+        site.limit(&name(depth), "")?;
+    }
+    Ok(())
+}
+
+/// A burst from rest, second by second.
+fn bursts(site: &Site) -> Result<(), String> {
+    println!("| burst | in its length | wanted | the seconds after it |\n| --- | --- | --- | --- |");
+    let burst = |key: &str, rate: &str, max: &str, length: usize| {
+        format!("{key}={rate} {key}_max={max} {key}_max_length={length}")
+    };
+    let cases = [
+        (burst("total_iops_sec", "500", "4000", 3), 4096, "randread", 3, 4000.0),
+        (burst("write_bytes_sec", "4MiB", "40MiB", 5), 4096, "randwrite", 5, 10_240.0),
+        (burst("read_bytes_sec", "20MiB", "200MiB", 2), 1 << 20, "randread", 2, 200.0),
+    ];
+    for (limits, block, rw, length, max) in cases {
+        site.limit(&name(32), &limits)?;
+        let log = site.dir.join("burst");
+        let logs = ["--log_avg_msec=1000".to_owned(), format!("--write_iops_log={}", log.display())];
+        let _job = site.fio(&name(32), rw, block, 32, &[timed(length as u64 + 5), logs.to_vec()].concat())?;
+        let path = site.dir.join("burst_iops.1.log");
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let seconds: Vec<f64> = text.lines().filter_map(|line| line.split(',').nth(1)?.trim().parse().ok()).collect();
+        let (during, after) = seconds.split_at(length.min(seconds.len()));
+        let after: Vec<String> = after.iter().map(|rate| format!("{rate:.0}")).collect();
+        let sum: f64 = during.iter().sum();
+        let wanted = max * length as f64;
+        println!(
+            "| {limits} | {sum:.0} ({:+.2} %) | {wanted:.0} | {} |",
+            (sum / wanted - 1.0) * 100.0,
+            after.join(" ")
+        );
+        site.limit(&name(32), "")?;
+    }
+    println!();
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// A volume beside one that floods, with equal weights.
+fn beside_a_flood(args: &Args, site: &Site) -> Result<(), String> {
+    println!("| flood | alone, /s | beside it, closed loop | of alone | p99 alone at 45 % | p99 beside it | ratio |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let (victim, flooder) = (name(32), name(128));
+    let floods = [
+        ("4 KiB randread QD128", "randread", 4096),
+        ("4 KiB randwrite QD128", "randwrite", 4096),
+        ("1 MiB randread QD128", "randread", 1 << 20),
+    ];
+    for (what, rw, block) in floods {
+        let mut columns: [Vec<f64>; 4] = Default::default();
+        for _ in 0..args.rounds {
+            let alone = iops(&site.fio(&victim, "randread", 4096, 32, &timed(args.seconds))?, "read");
+            let paced = [timed(args.seconds), vec![format!("--rate_iops={}", (alone * 0.45) as u64)]].concat();
+            let quiet = p99(&site.fio(&victim, "randread", 4096, 32, &paced)?, "read");
+            let (closed, beside) = thread::scope(|scope| {
+                let flood = scope.spawn(|| site.fio(&flooder, rw, block, 128, &timed(args.seconds * 2 + 2)));
+                let closed = site.fio(&victim, "randread", 4096, 32, &timed(args.seconds));
+                let beside = site.fio(&victim, "randread", 4096, 32, &paced);
+                flood
+                    .join()
+                    .unwrap_or_else(|_| Err("a thread failed".into()))
+                    .and(closed.and_then(|c| Ok((c, beside?))))
+            })?;
+            let values = [alone, iops(&closed, "read"), quiet, p99(&beside, "read")];
+            columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+        }
+        let [alone, closed, quiet, beside] = columns.map(median);
+        println!(
+            "| {what} | {alone:.0} | {closed:.0} | {:.1} % | {quiet:.2} ms | {beside:.2} ms | {:.2} |",
+            closed / alone * 100.0,
+            beside / quiet
+        );
+    }
+    Ok(())
+}
