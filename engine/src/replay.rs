@@ -24,6 +24,8 @@ use crate::{
 
 /// Blocks of the journal read at once, and reads under way at once.
 const CHUNK_BLOCKS: u64 = 64;
+/// A group of more blocks is read twice.
+const LONG_BLOCKS: u64 = 256;
 const DEPTH: usize = 16;
 
 /// A valid group: where its records are within the journal's bytes, and where the next one starts.
@@ -48,17 +50,27 @@ impl Ring {
         for at in 0..this.blocks {
             let group = bytes.get((at * BLOCK) as usize..).unwrap_or_default();
             if let Some(header) = GroupHeader::decode(group, uuid).filter(|h| h.seq >= seq) {
-                this.add(at, header, group);
+                let _whole = this.add(at, header, group);
             }
         }
         this
     }
 
-    /// Takes in a group from its bytes, and whatever follows them, if it is whole.
-    fn add(&mut self, at: u64, header: GroupHeader, bytes: &[u8]) {
-        if let Some(body) = group::body(bytes, &header) {
-            let _same = self.groups.insert(at, (header, body.to_vec()));
+    /// Takes in a group from its bytes, and whatever follows them, if it is whole; says whether it is. What seems to begin within
+    /// another one is part of its records: so all of them together are no larger than the ring.
+    fn add(&mut self, at: u64, header: GroupHeader, bytes: &[u8]) -> bool {
+        let Some(body) = group::body(bytes, &header).filter(|_| !self.is_within_another(at)) else { return false };
+        let inside: Vec<u64> = self.groups.range(at..at + header.blocks()).map(|(first, _)| *first).collect();
+        for first in inside {
+            let _no_group = self.groups.remove(&first);
         }
+        let _none = self.groups.insert(at, (header, body.to_vec()));
+        true
+    }
+
+    fn is_within_another(&self, at: u64) -> bool {
+        let before = self.groups.range(..at).next_back();
+        before.is_some_and(|(first, (header, _))| first + header.blocks() > at)
     }
 
     pub(crate) fn get(&self, at: u64) -> Option<(GroupHeader, &[u8])> {
@@ -189,22 +201,53 @@ fn matches(crcs: &[u8], done: Completion) -> Result<bool> {
 /// is not kept.
 async fn read_ring(core: &Rc<Core>, superblock: &Superblock) -> Result<Ring> {
     let (uuid, seq, blocks) = (&superblock.uuid, superblock.group_seq, superblock.journal_blocks);
-    let mut heads = Vec::new();
-    let chunks = (0..blocks).step_by(CHUNK_BLOCKS as usize).map(|at| (at, CHUNK_BLOCKS.min(blocks - at)));
-    read_parts(core, superblock, chunks, |first, bytes| {
-        let starts = (first..).zip(bytes.chunks(BLOCK_SIZE));
-        heads.extend(starts.filter_map(|(at, block)| {
-            let header = GroupHeader::decode(block, uuid).filter(|h| h.seq >= seq)?;
-            (at + header.blocks() <= blocks).then_some((at, header))
-        }));
+    let mut ring = Ring { blocks, groups: BTreeMap::new() };
+    // Those that go on in the next chunk.
+    let mut longer = Vec::new();
+    read_parts(core, superblock, chunks(0, blocks), |first, bytes| {
+        for (at, rest) in (first..).zip((0..bytes.len()).step_by(BLOCK_SIZE).filter_map(|from| bytes.get(from..))) {
+            match GroupHeader::decode(rest, uuid).filter(|h| h.seq >= seq && at + h.blocks() <= blocks) {
+                Some(header) if header.blocks() * BLOCK <= rest.len() as u64 => {
+                    let _whole = ring.add(at, header, rest);
+                }
+                Some(header) => longer.push((at, header)),
+                None => {}
+            }
+        }
     })
     .await?;
-    let mut ring = Ring { blocks, groups: BTreeMap::new() };
-    for (at, header) in heads {
-        read_parts(core, superblock, [(at, header.blocks())].into_iter(), |_, bytes| ring.add(at, header, bytes))
-            .await?;
+    let mut broken = 0;
+    for (at, header) in longer {
+        if ring.is_within_another(at) {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        // One that seems to be large is believed when its checksum holds, and takes memory only then.
+        if header.blocks() <= LONG_BLOCKS || is_whole(core, superblock, at, header).await? {
+            read_parts(core, superblock, chunks(at, header.blocks()), |_, part| bytes.extend_from_slice(part)).await?;
+        }
+        let same = GroupHeader::decode(&bytes, uuid) == Some(header);
+        if !same || !ring.add(at, header, &bytes) {
+            broken += header.blocks();
+        }
+        // A crash leaves one at most.
+        if broken > 2 * blocks {
+            return Err(corrupt("the journal is full of groups that are not whole: restore from a backup"));
+        }
     }
     Ok(ring)
+}
+
+/// Whether a group's checksum holds.
+async fn is_whole(core: &Rc<Core>, superblock: &Superblock, at: u64, header: GroupHeader) -> Result<bool> {
+    let mut sum = group::Sum::of(header);
+    read_parts(core, superblock, chunks(at, header.blocks()), |_, part| sum.add(part)).await?;
+    Ok(sum.holds())
+}
+
+/// `count` blocks from `first` on, in chunks.
+fn chunks(first: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..count).step_by(CHUNK_BLOCKS as usize).map(move |at| (first + at, CHUNK_BLOCKS.min(count - at)))
 }
 
 /// Hands out parts of the ring, given by their first blocks and lengths, in order.

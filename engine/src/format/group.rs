@@ -72,6 +72,40 @@ pub(crate) fn encode(uuid: &[u8; 16], seq: u64, records: u32, body: &[u8]) -> Io
     out
 }
 
+/// The checksum of a group that comes in parts.
+pub(crate) struct Sum {
+    left: usize,
+    stored: Option<u32>,
+    found: crc32fast::Hasher,
+}
+
+impl Sum {
+    pub(crate) fn of(header: GroupHeader) -> Self {
+        Self { left: HEADER + header.record_bytes as usize, stored: None, found: crc32fast::Hasher::new() }
+    }
+
+    /// The next part; the first one has the whole header.
+    pub(crate) fn add(&mut self, part: &[u8]) {
+        let mut part = part.get(..self.left).unwrap_or(part);
+        self.left -= part.len();
+        if self.stored.is_none()
+            && let Some((head, rest)) = part.split_at_checked(CRC_AT)
+            && let Some((stored, rest)) = rest.split_first_chunk::<4>()
+        {
+            self.stored = Some(u32::from_le_bytes(*stored));
+            self.found.update(head);
+            self.found.update(&[0; 4]);
+            part = rest;
+        }
+        self.found.update(part);
+    }
+
+    /// Whether all came, and its checksum holds.
+    pub(crate) fn holds(self) -> bool {
+        self.left == 0 && (self.stored == Some(self.found.finalize()) || broken(Sabotage::IgnoreGroupCrc))
+    }
+}
+
 /// The records of a whole group, if its checksum holds.
 pub(crate) fn body<'a>(bytes: &'a [u8], header: &GroupHeader) -> Option<&'a [u8]> {
     let used = HEADER.checked_add(header.record_bytes as usize)?;
@@ -94,11 +128,18 @@ mod tests {
         assert_eq!(header, GroupHeader { seq: 5, record_bytes: 13, records: 2 });
         assert_eq!(body(&group, &header), Some(&b"hello records"[..]));
         assert_eq!(GroupHeader::decode(&group, b"another pool's id"[..16].try_into().unwrap()), None);
+        let sum = |bytes: &[u8], size: usize| {
+            let mut sum = Sum::of(header);
+            bytes.chunks(size).for_each(|part| sum.add(part));
+            sum.holds()
+        };
+        assert!([32, 33, 40, BLOCK_SIZE].iter().all(|size| sum(&group, *size)) && !sum(&group[..HEADER], HEADER));
         for at in 0..HEADER + 13 {
             let mut bad = IoBuf::from(&group[..]);
             bad[at] ^= 0x10;
             let whole = GroupHeader::decode(&bad, &uuid).and_then(|h| body(&bad, &h).map(<[u8]>::to_vec));
             assert_eq!(whole, None, "byte {at}");
+            assert!(!sum(&bad, 40), "byte {at}");
         }
     }
 }

@@ -6,6 +6,7 @@
 use crate::{
     format::{
         bytes::{Put, Reader},
+        node::FANOUT,
         sheet::Sheet,
     },
     info::{SyncMode, VolumeOptions},
@@ -176,10 +177,16 @@ impl<'a> Record<'a> {
             1 => {
                 let block = BlockIndex(r.u64()?);
                 let place = PhysicalBlock(r.u64()?);
-                let count = r.u32()? as usize;
-                Self::Write { version, block, place, crcs: r.bytes(count.checked_mul(4)?)? }
+                let count = r.u32()?;
+                let crcs = r.bytes(count as usize * 4)?;
+                in_one_leaf(block, count.into())?;
+                Self::Write { version, block, place, crcs }
             }
-            2 => Self::Hole { version, block: BlockIndex(r.u64()?), count: r.u64()? },
+            2 => {
+                let (block, count) = (BlockIndex(r.u64()?), r.u64()?);
+                in_one_leaf(block, count)?;
+                Self::Hole { version, block, count }
+            }
             4 => Self::Snapshot {
                 live: version,
                 frozen: VersionId(r.u64()?),
@@ -214,6 +221,12 @@ impl<'a> Record<'a> {
             None => Self::Create { volume, version, created_ms, size, options, name },
         })
     }
+}
+
+/// Records of data stay within a leaf: that bounds what replaying one takes.
+fn in_one_leaf(block: BlockIndex, count: u64) -> Option<()> {
+    let leaf = FANOUT as u64;
+    (count <= leaf - block.0 % leaf).then_some(())
 }
 
 fn put_two(out: &mut Vec<u8>, kind: u8, a: u64, b: u64) {

@@ -187,13 +187,18 @@ fn journal_seeds() -> Vec<Seed> {
         Record::Walked { version: v, to: 256 },
         Record::Prune { version: v },
     ];
-    let long = Record::Write { version: v, block: BlockIndex(0), place: PhysicalBlock(1300), crcs: &[7; 5000] };
+    let long = [0, 256, 512, 768, 1024].map(|block| Record::Write {
+        version: v,
+        block: BlockIndex(block),
+        place: PhysicalBlock(1300 + block),
+        crcs: &[7; 1024],
+    });
     let one = std::slice::from_ref(&create);
     let scripts = [
         ("every_record", Script::new(8, 0, 1).group(0, 1, &data).group(1, 2, &versions)),
         ("over_the_end", Script::new(4, 2, 9).group(2, 9, one).group(3, 10, one).group(0, 11, one).group(1, 8, one)),
-        ("group_of_two_blocks", Script::new(6, 1, 3).group(1, 3, std::slice::from_ref(&long)).group(3, 4, one)),
-        ("cut_off_by_the_end", Script::new(6, 5, 3).group(5, 3, &[long])),
+        ("group_of_two_blocks", Script::new(6, 1, 3).group(1, 3, &long).group(3, 4, one)),
+        ("cut_off_by_the_end", Script::new(6, 5, 3).group(5, 3, &long)),
         ("missing_group_in_another_place", Script::new(8, 0, 1).group(0, 1, one).group(5, 2, one)),
         ("gap", Script::new(8, 0, 1).group(0, 1, one).group(3, 3, one)),
         ("damaged_last", Script::new(8, 0, 1).group(0, 1, one).group(1, 2, one).damage(1, 40, b"x")),
