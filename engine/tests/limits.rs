@@ -2,7 +2,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
 
 use cairn_engine::{
     BLOCK, ErrorKind, GIB, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pace, PoolOptions, QosTarget, Result,
@@ -339,4 +344,129 @@ fn what_breaks_a_rule_is_refused_and_changes_nothing() {
         let admitted = volume.admit(cairn_engine::RequestKind::Read, 4096).await;
         assert_eq!(admitted.read(0, 8192).await.unwrap_err().kind(), ErrorKind::Invalid);
     });
+}
+
+/// One client's changes: what was acknowledged, and what is under way.
+#[derive(Default)]
+struct Books {
+    done: BTreeMap<String, String>,
+    begun: BTreeMap<String, String>,
+}
+
+type Shown = BTreeMap<String, String>;
+
+fn shown(pool: &LocalPool) -> Shown {
+    let list = pool.qos_list().into_iter().map(|info| {
+        let depth = info.queue_depth.filter(|_| info.target == "/").map(|depth| format!(" depth={depth}"));
+        let group = info.group.map(|group| format!(" group={group}"));
+        (info.target, format!("{}{}{}", info.limits, depth.unwrap_or_default(), group.unwrap_or_default()))
+    });
+    list.collect()
+}
+
+/// Changes limits, makes, deletes and reverts volumes, and writes, until the machine ends.
+async fn change_at_random(machine: Machine, pool: LocalPool, mut rng: sim::Rng, books: Rc<RefCell<Books>>) {
+    let mut flooded = Vec::new();
+    loop {
+        let name = format!("v{}", rng.below(4));
+        let exists = pool.list_volumes().iter().any(|volume| volume.name == name);
+        let begin = |next: Shown| books.borrow_mut().begun = next;
+        let mut next = books.borrow().done.clone();
+        match rng.below(8) {
+            0 if !exists => {
+                begin(next);
+                drop(pool.create_volume(&name, 4 * MIB, VolumeOptions::default()).await.unwrap());
+            }
+            1 if exists && !flooded.contains(&name) => {
+                next.remove(&name);
+                begin(next);
+                pool.delete_volume(&name, true).await.unwrap();
+            }
+            2 => {
+                next.insert("/".to_owned(), format!("write_iops_sec=90000 depth={}", rng.below(3) + 1));
+                begin(next);
+                let depth = books.borrow().begun["/"].rsplit_once('=').unwrap().1.to_owned();
+                set(&pool, "/", &format!("write_iops_sec=90000 queue_depth={depth}")).await.unwrap();
+            }
+            3 if exists => {
+                begin(next);
+                let snapshot = Target { volume: name.clone(), snapshot: Some("s".to_owned()) };
+                if pool.snapshots(Some(&name), false).await.unwrap().is_empty() {
+                    pool.snapshot(&[snapshot]).await.unwrap();
+                } else if !flooded.contains(&name) {
+                    pool.revert(&name, "s", false).await.unwrap();
+                }
+            }
+            4 => {
+                begin(next);
+                pool.checkpoint().await.unwrap();
+            }
+            5 if exists && !flooded.contains(&name) => {
+                begin(next);
+                let volume = pool.open(&name.parse().unwrap()).unwrap();
+                flooded.push(name);
+                volume.write(0, IoBuf::from(&[1; MIB as usize][..]), false).await.unwrap();
+                flood(&machine, &volume, 2, 1);
+            }
+            6 if exists => {
+                next.remove(&name);
+                begin(next);
+                set(&pool, &name, "total_iops_sec total_iops_sec_max group").await.unwrap();
+            }
+            _ if exists => {
+                let (rate, group) = (rng.below(50) + 1, rng.below(3));
+                next.insert(name.clone(), format!("total_iops_sec={rate} total_iops_sec_max=99 group=g{group}"));
+                begin(next);
+                let changes = format!("total_iops_sec={rate} total_iops_sec_max=99 group=g{group}");
+                set(&pool, &name, &changes).await.unwrap();
+            }
+            _ => continue,
+        }
+        let mut books = books.borrow_mut();
+        books.done = books.begun.clone();
+        drop(books);
+        machine.reactor().sleep(Duration::from_millis(rng.below(400))).await;
+    }
+}
+
+/// Groups are there for as long as somebody is in them.
+fn with_groups(books: &Shown) -> Shown {
+    let groups = books.values().filter_map(|text| Some((format!("/{}", text.split_once("group=")?.1), String::new())));
+    let mut all: Shown = groups.collect();
+    all.insert("/".to_owned(), format!(" depth={}", 64));
+    all.extend(books.clone());
+    all
+}
+
+#[test]
+fn whatever_happens_limits_are_those_that_were_acknowledged() {
+    for seed in 0..16 {
+        let mut disk = Disk::new(96 * MIB, seed);
+        let books = Rc::new(RefCell::new(Books::default()));
+        let options = || PoolOptions::new().journal_size(4 * MIB);
+        on(&disk, move |machine| async move { drop(machine.create_pool(options()).await.unwrap()) });
+        for life in 0..6 {
+            let mut rng = sim::Rng::new(seed * 100 + life);
+            let limit = Duration::from_millis(rng.below(6000));
+            let (books, rng) = (books.clone(), rng);
+            let ended = sim::run_for(&disk, limit, {
+                let books = books.clone();
+                move |machine| async move {
+                    let pool = machine.open_pool(OpenOptions::new()).await.unwrap();
+                    let found = shown(&pool);
+                    let (done, begun) = (with_groups(&books.borrow().done), with_groups(&books.borrow().begun));
+                    assert!(
+                        found == done || found == begun,
+                        "seed {seed}: {found:?} is neither {done:?} nor {begun:?}"
+                    );
+                    let now = if found == done { books.borrow().done.clone() } else { books.borrow().begun.clone() };
+                    *books.borrow_mut() = Books { done: now.clone(), begun: now };
+                    assert!(pool.check(true, |_, _| {}).await.unwrap().is_clean());
+                    change_at_random(machine, pool, rng, books).await;
+                }
+            });
+            assert!(ended.is_err(), "it goes on for ever");
+            disk = disk.crash(if life % 2 == 0 { Survivors::Random(seed + life) } else { Survivors::None });
+        }
+    }
 }
