@@ -41,8 +41,8 @@ pub(crate) fn span(nanos: u64) -> String {
     }
     let (unit, name) = match nanos {
         0 => return "0".to_owned(),
-        ..999_500 => (1_000, "µs"),
-        ..999_500_000 => (1_000_000, "ms"),
+        1..999_500 => (1_000, "µs"),
+        999_500..999_500_000 => (1_000_000, "ms"),
         _ => (SECOND, "s"),
     };
     let value = nanos as f64 / unit as f64;

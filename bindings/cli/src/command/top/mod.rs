@@ -76,7 +76,7 @@ enum View<'a> {
     /// A table after the other.
     Lines(&'a Output),
     /// In the place of the one before.
-    Screen(Box<Screen>, Option<Interval>),
+    Screen(Box<Screen>, Option<Box<Interval>>),
 }
 
 impl<'a> View<'a> {
@@ -99,7 +99,7 @@ impl<'a> View<'a> {
             }
             Self::Lines(output) => output.stream(&format!("{}\n\n", table::lines(&interval, usize::MAX).join("\n"))),
             Self::Screen(_, shown) => {
-                *shown = Some(interval);
+                *shown = Some(Box::new(interval));
                 self.redraw().map(|()| true)
             }
         }
