@@ -38,10 +38,16 @@ impl Output {
 
     /// Writes `text` as it is.
     pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {
+        self.stream(text).map(drop)
+    }
+
+    /// The same, for what has no end of its own: says whether anybody still reads.
+    pub(crate) fn stream(&self, text: &str) -> Result<bool, Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("standard output", error).into()),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Error::io("standard output", error).into()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Moments as people read them: ISO 8601 in UTC, whatever the locale.
+//! Moments as people read them, ISO 8601 in UTC, whatever the locale; and spans of time.
 
 /// `2026-11-21T04:33:00Z` for milliseconds since 1970.
 pub(crate) fn iso_utc(ms: u64) -> String {
@@ -23,6 +23,39 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + carry, month, day)
 }
 
+/// Now, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `1.5 ms` for nanoseconds: three digits at most before minutes, then `2 min 5 s`, `3 h 20 min`.
+pub(crate) fn span(nanos: u64) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    if nanos >= 60 * SECOND {
+        let seconds = nanos / SECOND;
+        return match seconds {
+            0..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+            _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        };
+    }
+    let (unit, name) = match nanos {
+        0 => return "0".to_owned(),
+        1..999_500 => (1_000, "µs"),
+        999_500..999_500_000 => (1_000_000, "ms"),
+        _ => (SECOND, "s"),
+    };
+    let value = nanos as f64 / unit as f64;
+    let decimals = match value {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    let number = format!("{value:.decimals$}");
+    let number = if decimals > 0 { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
+    format!("{number} {name}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +69,24 @@ mod tests {
         assert_eq!(iso_utc(1_709_251_200_000), "2024-03-01T00:00:00Z");
         assert_eq!(iso_utc(4_102_444_800_000), "2100-01-01T00:00:00Z");
         assert_eq!(iso_utc(1_795_235_580_000), "2026-11-21T04:33:00Z");
+    }
+
+    #[test]
+    fn spans_have_three_digits() {
+        for (nanos, text) in [
+            (0, "0"),
+            (2_000, "2 µs"),
+            (999_499, "999 µs"),
+            (999_500, "1 ms"),
+            (1_024_000, "1.02 ms"),
+            (99_960_000, "100 ms"),
+            (1_500_000_000, "1.5 s"),
+            (59_990_000_000, "60 s"),
+            (125_000_000_000, "2 min 5 s"),
+            (12_000_000_000_000, "3 h 20 min"),
+        ] {
+            assert_eq!(span(nanos), text, "{nanos}");
+        }
     }
 
     #[test]

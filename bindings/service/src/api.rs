@@ -5,8 +5,8 @@
 //! Volumes, snapshots, extents, statistics, and what checks, scrubs and repairs tell are the engine's own types.
 
 use cairn_engine::{
-    CheckReport, Event, Pace, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress, SnapshotInfo, VolumeInfo,
-    VolumeOptions,
+    CheckReport, Event, Pace, QosInfo, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress, SnapshotInfo, VolumeInfo,
+    VolumeOptions, VolumeStats,
 };
 use serde::{Deserialize, Serialize};
 
@@ -195,6 +195,24 @@ pub struct Scrub {
     /// How fast it may read; the engine's own choice when left out.
     #[serde(default)]
     pub pace: Pace,
+}
+
+/// Answer of `GET /v1/pool/volume-stats`. Two of them, with the same `since_ms`, make rates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesStats {
+    /// When the holder opened the pool, in milliseconds since 1970: counts begin there.
+    pub since_ms: u64,
+    /// How long it had it open when these were the counts, in nanoseconds, by a clock that nobody sets.
+    pub up_ns: u64,
+    /// By name; background work is the last.
+    pub volumes: Vec<VolumeStats>,
+}
+
+/// Answer of `GET /v1/qos`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QosList {
+    /// The pool, groups, and volumes that have limits or are in a group.
+    pub qos: Vec<QosInfo>,
 }
 
 /// One line of the answer of what takes long: any number of `progress`, then one `report` or `error`.

@@ -4,8 +4,8 @@ use axum::{Router, body::Body};
 use bytes::{Buf, Bytes, BytesMut};
 use cairn_backup::{Backup, Progress, Restored};
 use cairn_engine::{
-    CheckReport, ErrorKind, ExtentPage, Pace, PoolStats, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress,
-    ScrubStatus, SnapshotInfo, VolumeInfo, VolumeOptions,
+    CheckReport, ErrorKind, ExtentPage, Pace, PoolStats, QosInfo, QosTarget, RepairPlan, RepairReport, ScrubOutcome,
+    ScrubProgress, ScrubStatus, SnapshotInfo, VolumeInfo, VolumeOptions,
 };
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
@@ -30,11 +30,13 @@ use crate::{
     Failure, Result, State,
     api::{
         At, ByteRange, Check, CreateClone, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference, ErrorAnswer,
-        Events, Line, Listing, MAX_BODY, NumberedEvent, Rename, Resize, Revert, Scrub, Since, Snapshots, Status, Steps,
-        Volumes,
+        Events, Line, Listing, MAX_BODY, NumberedEvent, QosList, Rename, Resize, Revert, Scrub, Since, Snapshots,
+        Status, Steps, Volumes, VolumesStats,
     },
     backup::{CreateBackup, FillingVolume, FillingVolumes, RestoreBackup},
-    control, router,
+    control,
+    qos::Changes,
+    router,
 };
 
 /// What stays as it is in one segment of a path.
@@ -83,6 +85,32 @@ impl Client {
     /// State of the pool.
     pub async fn stats(&self) -> Result<PoolStats> {
         self.get("/v1/pool".into()).await
+    }
+
+    /// What each volume was asked for since the holder opened the pool.
+    pub async fn volume_stats(&self) -> Result<VolumesStats> {
+        self.get("/v1/pool/volume-stats".into()).await
+    }
+
+    /// Limits of the pool, all groups, and all volumes that have any or are in a group.
+    pub async fn qos_list(&self) -> Result<Vec<QosInfo>> {
+        let list: QosList = self.get("/v1/qos".into()).await?;
+        Ok(list.qos)
+    }
+
+    /// Limits, and what is left of them.
+    pub async fn qos(&self, target: &QosTarget) -> Result<QosInfo> {
+        self.get(limits_of(target)).await
+    }
+
+    /// Changes limits: all changes at once, or none.
+    pub async fn set_qos(&self, target: &QosTarget, changes: &Changes) -> Result<QosInfo> {
+        self.send(Method::PATCH, limits_of(target), changes).await
+    }
+
+    /// Takes out everything that was set.
+    pub async fn clear_qos(&self, target: &QosTarget) -> Result<QosInfo> {
+        self.answer(Method::DELETE, limits_of(target)).await
     }
 
     /// Events after number `since`.
@@ -408,6 +436,10 @@ fn at(root: &str, name: &str, rest: &str) -> String {
     format!("{root}/{}{rest}", utf8_percent_encode(name, SEGMENT))
 }
 
+fn limits_of(target: &QosTarget) -> String {
+    at("/v1/qos", &target.to_string(), "")
+}
+
 fn with_query(path: &str, query: &impl Serialize) -> Result<String> {
     let query = serde_urlencoded::to_string(query)
         .map_err(|error| Failure::invalid(format!("cannot form the query of {path}: {error}")))?;
@@ -453,6 +485,7 @@ mod tests {
     fn names_stay_one_segment() {
         assert_eq!(at("/v1/volumes", "a b%?#é", "/resize"), "/v1/volumes/a%20b%25%3F%23%C3%A9/resize");
         assert_eq!(at("/v1/data", "vol@snap", ""), "/v1/data/vol@snap");
+        assert_eq!(limits_of(&QosTarget::Pool), "/v1/qos/%2F");
     }
 
     #[test]

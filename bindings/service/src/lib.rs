@@ -29,6 +29,7 @@ pub mod control;
 mod error;
 mod extract;
 mod listeners;
+pub mod qos;
 mod routes;
 mod state;
 

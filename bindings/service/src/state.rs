@@ -3,7 +3,7 @@
 use cairn_engine::Pool;
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::watch;
 
@@ -15,6 +15,8 @@ pub struct State {
     pub(crate) pool: Pool,
     pub(crate) listeners: Option<Arc<[NbdListener]>>,
     pub(crate) since_ms: u64,
+    /// The same moment on a clock that nobody sets.
+    pub(crate) since: Instant,
     pub(crate) fillings: Fillings,
     stop: Arc<watch::Sender<bool>>,
 }
@@ -28,6 +30,7 @@ impl State {
             pool,
             listeners: None,
             since_ms,
+            since: Instant::now(),
             fillings: Fillings::default(),
             stop: Arc::new(watch::Sender::new(false)),
         }

@@ -2,8 +2,10 @@
 
 mod backup;
 mod pool;
+mod qos;
 mod serve;
 mod snapshot;
+mod top;
 mod volume;
 
 use cairn_engine::{StorageKind, SyncMode};
@@ -16,8 +18,10 @@ pub(crate) use self::{
         KeyCommand, OneArgs, PruneArgs, RestoreArgs, SelectArgs, VerifyArgs,
     },
     pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand, ScrubArgs},
+    qos::{ClearArgs, QosCommand, SetArgs},
     serve::{ServeArgs, TlsPolicy},
     snapshot::{CloneArgs, DiffArgs, SnapshotCommand},
+    top::{SortKey, TopArgs},
     volume::{CreateVolume, ExportArgs, ImageFormat, ImportArgs, VolumeCommand},
 };
 use crate::exit;
@@ -121,6 +125,9 @@ pub(crate) enum Command {
     /// Back up volumes, and look at, verify, delete and restore backups
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Limit requests and bytes a second: of a volume, of a group of volumes, of the pool
+    #[command(subcommand)]
+    Qos(QosCommand),
     /// Serve the volumes and snapshots of the pool over NBD, until SIGTERM or SIGINT
     #[command(after_help = "Examples:
   cairn serve
@@ -136,6 +143,22 @@ Clients name an export VOLUME or, read-only, VOLUME@SNAPSHOT:
   cairn status
   cairn --json status | jq .clients")]
     Status,
+    /// Watch a served pool: what its volumes are asked for, how long that takes, and what holds it back
+    #[command(
+        after_help = "R/S and W/S are reads and writes a second, READ and WRITE their bytes a second. MEAN and P99 (what 99 % were done within, at
+most twice too much) go from where a request was let go by the limits to its end. BUSY requests are under way, WAIT are kept
+waiting by limits, or by other volumes. HELD BY names what held requests back, and the share of the interval for which it
+kept a request waiting: \"volume:\", \"group:\" or \"pool:\" and the limit, or \"share\", the contention for the device.
+
+Ends with q or Ctrl-C. Where standard output is no terminal, a table for each interval.
+
+Examples:
+  cairn top
+  cairn top --interval 5 --sort latency
+  cairn top --count 1
+  cairn --json top --count 10 | jq .total.read.iops"
+    )]
+    Top(TopArgs),
     /// Stop the server of the pool, and wait until it has
     #[command(after_help = "Examples:
   cairn stop")]

@@ -5,9 +5,11 @@ mod describe;
 mod export;
 mod import;
 mod pool;
+mod qos;
 mod serve;
 mod snapshot;
 mod status;
+mod top;
 mod upkeep;
 mod volume;
 
@@ -31,8 +33,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Command::Snapshot(command) => snapshot::run(&global, command, output).await.map(done),
         Command::Clone(args) => snapshot::clone(&global, args, output).await.map(done),
         Command::Backup(command) => backup::run(&global, command, output).await,
+        Command::Qos(command) => qos::run(&global, command, output).await.map(done),
         Command::Serve(args) => serve::run(&global, args, output).await.map(done),
         Command::Status => status::status(&global, output).await.map(done),
+        Command::Top(args) => top::run(&global, args, output).await.map(done),
         Command::Stop => status::stop(&global, output).await.map(done),
         Command::Completions { shell } => completions(shell, output).map(done),
     }

@@ -22,6 +22,14 @@ fn usage() {
         &["pool", "scrub", "--status", "--cancel"],
         &["pool", "scrub", "--set-rate", "1MiB", "--detach"],
         &["pool", "scrub", "--status", "--rate", "1MiB"],
+        &["qos", "set", "db"],
+        &["qos", "set", "db", "total_iops_sec"],
+        &["qos", "clear"],
+        &["top", "--interval", "0"],
+        &["top", "--interval", "NaN"],
+        &["top", "--interval", "1e9"],
+        &["top", "--count", "0"],
+        &["top", "--sort", "colour"],
     ] {
         let output = site.run(args);
         assert_eq!(output.status.code(), Some(INVALID), "{args:?}");
@@ -73,6 +81,8 @@ fn unserved() {
     let site = Site::new();
     refuse(&site);
     let message = site.fails(INVALID, "invalid", &["pool", "scrub", "--detach"]);
+    assert!(message.contains("cairn serve"), "{message}");
+    let message = site.fails(NOT_FOUND, "not-found", &["top", "--count", "1"]);
     assert!(message.contains("cairn serve"), "{message}");
 }
 

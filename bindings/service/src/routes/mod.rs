@@ -3,6 +3,7 @@
 mod backups;
 mod data;
 mod pool;
+mod qos;
 mod snapshots;
 mod upkeep;
 mod volumes;
@@ -36,10 +37,13 @@ pub fn router(state: State) -> Router {
                 .delete(upkeep::cancel_scrub),
         )
         .route("/pool/scrub/watch", get(upkeep::watch_scrub))
+        .route("/pool/volume-stats", get(pool::volume_stats))
         .route("/pool/wait-deleted", post(pool::wait_deleted))
         .route("/backups", post(backups::create))
         .route("/restores", get(backups::fillings).post(backups::restore))
         .route("/restores/instant", post(backups::restore_instantly))
+        .route("/qos", get(qos::list))
+        .route("/qos/{target}", get(qos::one).patch(qos::change).delete(qos::clear))
         .route("/volumes", get(volumes::list).post(volumes::create))
         .route("/volumes/{name}", get(volumes::info).delete(volumes::delete))
         .route("/volumes/{name}/options", put(volumes::set_options))

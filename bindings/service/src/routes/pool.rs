@@ -5,7 +5,7 @@ use cairn_engine::{ErrorKind, PoolStats};
 
 use crate::{
     Result,
-    api::{Events, NumberedEvent, Since, Status},
+    api::{Events, NumberedEvent, Since, Status, VolumesStats},
     error::Failure,
     extract::{Json, Query},
     listeners::NbdListener,
@@ -38,6 +38,12 @@ pub(super) async fn shutdown(extract::State(state): extract::State<State>) -> Re
 
 pub(super) async fn stats(extract::State(state): extract::State<State>) -> Result<Json<PoolStats>> {
     Ok(Json(state.pool.stats().await?))
+}
+
+pub(super) async fn volume_stats(extract::State(state): extract::State<State>) -> Result<Json<VolumesStats>> {
+    let volumes = state.pool.volume_stats().await?;
+    let up_ns = u64::try_from(state.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Ok(Json(VolumesStats { since_ms: state.since_ms, up_ns, volumes }))
 }
 
 pub(super) async fn checkpoint(extract::State(state): extract::State<State>) -> Result<StatusCode> {
