@@ -174,7 +174,10 @@ fn size_of(state: &State, owner: &Owner) -> u64 {
 fn changed(old: &Sheet, target: &QosTarget, changes: &[(String, Option<String>)]) -> Result<Sheet> {
     let mut sheet = old.clone();
     let mut limits = Vec::new();
-    for (key, value) in changes {
+    for (at, (key, value)) in changes.iter().enumerate() {
+        if changes.iter().take(at).any(|(before, _)| before == key) {
+            return Err(invalid(format!("{key} is given twice")));
+        }
         match (key.as_str(), target) {
             ("group", QosTarget::Volume(_)) => {
                 let name = value.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name));

@@ -95,7 +95,9 @@ fn rates_and_bursts_are_exact_at_any_depth_and_change_at_once() {
             set(&pool, name, "total_bytes_sec=1MiB").await.unwrap();
             seconds(&machine, 1).await;
             about(each_second(&machine, &done, 4).await.iter().sum(), 4 * 256, 15);
-            assert_eq!(pool.qos(&name.parse().unwrap()).unwrap().waiting, depth);
+            let info = pool.qos(&name.parse().unwrap()).unwrap();
+            assert_eq!(info.waiting, depth);
+            assert!(info.held["volume:total_bytes_sec"].nanos > 4_000_000_000, "also what waits now: {:?}", info.held);
         }
     });
 }
@@ -322,6 +324,7 @@ fn what_breaks_a_rule_is_refused_and_changes_nothing() {
             ("db", "read_iops_sec=99999999999999999999", &["read_iops_sec"]),
             ("db", "read_iops_sec_max=99", &["read_iops_sec_max=99", "read_iops_sec=100"]),
             ("db", "speed=9", &["speed", "size_iops_sec"]),
+            ("db", "group=a group=b", &["group", "twice"]),
             ("db", "group=a/b", &["group", "'/'"]),
             ("db", "queue_depth=5", &["queue_depth", "set it for /"]),
             ("/", "queue_depth=0", &["queue_depth=0", "1 to 65536"]),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Requests that had to wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// How many.
+    /// How many have gone since.
     pub requests: u64,
     /// For how long, all together, in nanoseconds.
     pub nanos: u64,
@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub requests: u64,
     /// Requests that wait now.
     pub waiting: u64,
-    /// What was held back, by `LEVEL:KEY` (`volume:total_iops_sec`, `group:…`, `pool:…`) or `share`, the contention for the device.
+    /// What was held back, also what waits now with its time so far, by `LEVEL:KEY` (`volume:total_iops_sec`, `group:…`, `pool:…`) or `share`, the contention for the device.
     pub held: BTreeMap<String, Held>,
     /// Present credits.
     pub credits: Credits,

@@ -497,10 +497,17 @@ impl Tree {
     /// A volume as it is now; `None` for one that is not there.
     pub fn snapshot(&mut self, leaf: Leaf, now: Nanos) -> Option<Snapshot> {
         let state = self.leaf_mut(leaf)?;
+        let mut held = state.held.clone();
+        if !state.waiting.is_empty() {
+            let so_far = state.waiting.iter().map(|waiting| now.saturating_sub(waiting.since));
+            let nanos = so_far.fold(0, u64::saturating_add);
+            let held = held.entry(state.longest.1).or_default();
+            held.nanos = held.nanos.saturating_add(nanos);
+        }
         Some(Snapshot {
             requests: state.requests,
             waiting: state.waiting.len() as u64,
-            held: state.held.iter().map(|(reason, held)| (reason.name(), *held)).collect(),
+            held: held.iter().map(|(reason, held)| (reason.name(), *held)).collect(),
             credits: state.limiter.credits(now),
         })
     }

@@ -76,7 +76,7 @@ pub(super) struct Rate {
     pub(super) p99_ns: u64,
 }
 
-/// Requests that went in this interval after they had been held back.
+/// Requests that were held back in this interval, and how many of them went.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct HeldBack {
     pub(super) requests: u64,
@@ -170,7 +170,7 @@ fn line(before: Option<&VolumeStats>, now: &VolumeStats, seconds: f64) -> (Flows
         let requests = held.requests.saturating_sub(was.requests);
         let nanos = held.nanos.saturating_sub(was.nanos);
         let share = (nanos as f64 / 1e9 / seconds).min(1.0);
-        (requests > 0).then(|| (what.clone(), HeldBack { requests, nanos, share }))
+        (requests > 0 || nanos > 0).then(|| (what.clone(), HeldBack { requests, nanos, share }))
     };
     let line = Line {
         id: now.id.map(|id| id.0),
