@@ -26,6 +26,8 @@ pub(crate) struct Device {
     pub(crate) features: Cell<u64>,
     /// What the driver has chosen, if it may choose.
     writeback: Cell<bool>,
+    /// The front-end keeps the books of what is in flight, to go on with another back-end.
+    pub(crate) tracked: Cell<bool>,
     memory: RefCell<Rc<Memory>>,
     /// Bytes of engine buffers that requests in flight hold.
     bytes: Cell<usize>,
@@ -56,6 +58,7 @@ impl Device {
             record,
             features: Cell::new(0),
             writeback: Cell::new(true),
+            tracked: Cell::new(false),
             memory: RefCell::default(),
             bytes: Cell::new(0),
             room: Signal::default(),
@@ -75,9 +78,10 @@ impl Device {
         self.has(F_EVENT_INDEX)
     }
 
-    /// Whether writes must be durable when they are answered: the driver does not flush, or has chosen so.
+    /// Whether writes must be durable when they are answered: the driver does not flush, or has chosen so, or a later flush may be answered
+    /// by a back-end that knows nothing of them.
     pub(crate) fn writes_through(&self) -> bool {
-        !self.has(F_FLUSH) || !self.writeback.get()
+        !self.has(F_FLUSH) || !self.writeback.get() || (self.tracked.get() && self.options.survive_kill)
     }
 
     pub(crate) fn memory(&self) -> Rc<Memory> {
@@ -108,6 +112,7 @@ impl Device {
     /// As before the front-end said anything.
     pub(crate) fn reset(&self) {
         self.writeback.set(true);
+        self.tracked.set(false);
     }
 
     /// Waits until a request that needs `bytes` bytes of buffers fits. One that is alone always fits.

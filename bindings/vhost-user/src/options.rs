@@ -16,13 +16,17 @@ pub struct Options {
     pub queue_size: u16,
     /// Bytes of buffers that the requests of one front-end may hold; beyond that, requests wait in its rings. At least 4 MiB.
     pub in_flight_bytes: usize,
+    /// Whether a write is committed before it is answered, whenever the front-end keeps the books of what is in flight (as QEMU does). Then
+    /// a server that is killed and started again has lost nothing. Otherwise writes since the last flush can be lost with it as in a
+    /// power cut, of which the guest, which goes on running, knows nothing: choose that only for guests that end with their server.
+    pub survive_kill: bool,
     /// Whether drivers may only read, whatever they are served.
     pub read_only: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queues: 16, queue_size: 1024, in_flight_bytes: 64 << 20, read_only: false }
+        Self { queues: 16, queue_size: 1024, in_flight_bytes: 64 << 20, survive_kill: true, read_only: false }
     }
 }
 

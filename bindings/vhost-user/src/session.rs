@@ -101,6 +101,8 @@ impl Session {
         closed();
         drop(self.watcher.take());
         self.stop_all().await;
+        // Whoever serves the guest next answers its next flush. Nobody is left to be told of an error.
+        self.device.volume.flush().await.ok();
     }
 
     /// The reply to send, none of no bytes when nobody waits for it; `None` when the connection is to end.
@@ -326,6 +328,7 @@ impl Session {
         }
         let InflightInfo { size, offset, queues, queue_size, .. } = info;
         self.inflight = Some(Rc::new(InflightRegion::open(file, offset, size, queues, queue_size)?));
+        self.device.tracked.set(true);
         Ok(())
     }
 }

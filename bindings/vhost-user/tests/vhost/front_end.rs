@@ -6,8 +6,8 @@ use rustix::{
     event::{EventfdFlags, eventfd},
     fs::{MemfdFlags, ftruncate, memfd_create},
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-        sendmsg,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        recvmsg, sendmsg,
     },
 };
 use std::{
@@ -105,7 +105,7 @@ impl FrontEnd {
             assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
         }
         // A server that has closed already is not an error here: it shows when an answer is expected.
-        drop(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL));
+        sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).ok();
     }
 
     pub(crate) fn send(&self, request: u32, flags: u32, body: &[u8], fds: &[BorrowedFd<'_>]) {
@@ -199,6 +199,6 @@ impl FrontEnd {
 
     /// Sends bytes as they are.
     pub(crate) fn write(&self, bytes: &[u8]) {
-        drop((&self.stream).write_all(bytes));
+        (&self.stream).write_all(bytes).ok();
     }
 }

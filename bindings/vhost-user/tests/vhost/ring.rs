@@ -3,8 +3,8 @@
 use crate::{
     fixture::PATIENCE,
     front_end::{
-        FrontEnd, GET_VRING_BASE, Guest, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR,
-        SET_VRING_KICK, SET_VRING_NUM, USER, event, pair, words,
+        FrontEnd, GET_VRING_BASE, Guest, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE,
+        SET_VRING_ERR, SET_VRING_KICK, SET_VRING_NUM, USER, event, pair, words,
     },
 };
 use rustix::{
@@ -109,7 +109,8 @@ impl Ring {
 
     pub(crate) fn put_descriptor(&self, table: u64, index: u16, entry: (u64, u32, u16, u16)) {
         let (address, length, flags, next) = entry;
-        let bytes = [&address.to_le_bytes()[..], &length.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
+        let bytes =
+            [&address.to_le_bytes()[..], &length.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
         self.memory.write_slice(&bytes, GuestAddress(table + u64::from(index) * 16)).unwrap();
     }
 
@@ -119,6 +120,11 @@ impl Ring {
         self.memory.store(head, GuestAddress(slot), Ordering::Relaxed).unwrap();
         self.available = self.available.wrapping_add(1);
         self.memory.store(self.available, GuestAddress(self.avail() + 2), Ordering::SeqCst).unwrap();
+    }
+
+    /// The head of the next request that is put in.
+    pub(crate) fn next_head(&self) -> Option<u16> {
+        self.free.last().copied()
     }
 
     /// Puts a request in: what it gives, or where its answer goes, is `length` bytes at `data`. Its head, if there is one free.
