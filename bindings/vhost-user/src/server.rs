@@ -73,7 +73,7 @@ impl Server {
     /// something else is in its place, `Invalid` for a path that is too long, `Closed` when server or pool have stopped.
     pub async fn export(&self, target: &str) -> Result<PathBuf> {
         let (id, target) = (self.id, target.parse::<Target>()?);
-        self.pool.run(move |_| async move { Serving::find(id)?.export(&target) }).await.flatten()
+        self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await }).await.flatten()
     }
 
     /// Removes a socket; a front-end that is connected to it gets its answers and is let go.

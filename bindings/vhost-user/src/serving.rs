@@ -27,6 +27,11 @@ use std::{
 /// How long to wait when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a socket may be in use before it counts as another server's: of a server that was just killed, the kernel keeps it open until
+/// it has finished that server's operations.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(1);
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(10);
+
 thread_local! {
     /// The servers of this reactor, by number. Weak: their tasks keep them.
     static SERVERS: RefCell<HashMap<u64, Weak<Serving>>> = RefCell::default();
@@ -103,7 +108,22 @@ impl Serving {
     }
 
     /// Makes the socket of a volume or snapshot, if there is none yet. Where it is.
-    pub(crate) fn export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
+    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
+        let started = self.pool.reactor().sleep(TAKEOVER_LIMIT);
+        let mut limit = std::pin::pin!(started);
+        loop {
+            match self.try_export(target) {
+                Err(error) if error.kind() == ErrorKind::Busy && !self.stopping.get() => {
+                    if let First::A(()) = first(limit.as_mut(), self.pool.reactor().sleep(TAKEOVER_PAUSE)).await {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
         let name = target.to_string();
         if let Some(export) = self.exports.borrow().get(&name)
             && let Some(file) = &*export.file.borrow()

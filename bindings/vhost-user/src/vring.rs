@@ -173,9 +173,7 @@ impl Vring {
     async fn take_available(self: &Rc<Self>) -> Result<(), Broken> {
         while !self.is_over() {
             let memory = self.device.memory();
-            if !memory.is_whole() {
-                return Err(Broken("a file of the guest's memory has lost its bytes".into()));
-            }
+            whole(&memory)?;
             let next = self.ring.borrow_mut().peek(&memory)?;
             let Some(head) = next else {
                 let mut ring = self.ring.borrow_mut();
@@ -218,6 +216,11 @@ impl Vring {
             self.call_soon();
         }
     }
+}
+
+/// Makes sure that what was read from memory was the guest's.
+fn whole(memory: &Memory) -> Result<(), Broken> {
+    if memory.is_whole() { Ok(()) } else { Err(Broken("a file of the guest's memory has lost its bytes".into())) }
 }
 
 /// Takes requests until the ring is stopped or breaks.
@@ -279,8 +282,9 @@ async fn carry_out(underway: Underway, found: Found, admitted: Admitted) {
         }
     };
     drop(admitted);
-    let given_back = vring.ring.borrow_mut().complete(&vring.device.memory(), head, written);
-    match given_back {
+    let memory = vring.device.memory();
+    let given_back = vring.ring.borrow_mut().complete(&memory, head, written);
+    match given_back.and_then(|()| whole(&memory)) {
         Ok(()) => vring.call_soon(),
         Err(broken) => vring.break_off(&broken),
     }

@@ -1,7 +1,7 @@
 //! A pool in a temporary directory with one volume, and a server that exports it.
 
 use crate::front_end::FrontEnd;
-use cairn_engine::{ErrorKind, IoBuf, Pool, PoolOptions, VolumeOptions};
+use cairn_engine::{ErrorKind, IoBuf, OpenOptions, Pool, PoolOptions, StorageKind, VolumeOptions};
 use cairn_vhost_user::{ClientInfo, Options, Server};
 use pollster::block_on;
 use std::{
@@ -27,10 +27,16 @@ impl Fixture {
     }
 
     pub(crate) fn with(options: Options) -> Self {
+        Self::on(StorageKind::Uring, options)
+    }
+
+    pub(crate) fn on(storage: StorageKind, options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         block_on(async {
             let path = directory.path().join("p.cairn");
-            let pool = Pool::create(path, PoolOptions::new().size(512 << 20)).await.unwrap();
+            let pool = Pool::create(path, PoolOptions::new().size(512 << 20).open(OpenOptions::new().storage(storage)))
+                .await
+                .unwrap();
             drop(pool.create_volume("db", SIZE, VolumeOptions::default()).await.unwrap());
             let server = Server::start(&pool, directory.path().join("sockets"), options).await.unwrap();
             let socket = server.export("db").await.unwrap();

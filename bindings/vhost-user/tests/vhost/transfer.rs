@@ -1,7 +1,7 @@
 //! What requests do.
 
 use crate::{fixture::*, front_end::*, ring::*};
-use cairn_engine::VolumeOptions;
+use cairn_engine::{StorageKind, VolumeOptions};
 use cairn_vhost_user::Options;
 use pollster::block_on;
 use std::{
@@ -22,7 +22,16 @@ fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
 
 #[test]
 fn every_request_does_what_it_says() {
-    let fixture = Fixture::new();
+    requests_do_what_they_say(StorageKind::Uring);
+}
+
+#[test]
+fn also_without_io_uring() {
+    requests_do_what_they_say(StorageKind::Pread);
+}
+
+fn requests_do_what_they_say(storage: StorageKind) {
+    let fixture = Fixture::on(storage, Options::default());
     let (guest, front_end) = (Guest::new(), fixture.connect());
     front_end.set_up(&guest, FEATURES);
     let mut ring = Ring::new(&guest, 0, 64, 0x10000);
