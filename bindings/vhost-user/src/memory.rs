@@ -18,7 +18,7 @@ pub(crate) const MAX_REGIONS: usize = 64;
 /// Bytes that one front-end may have mapped.
 const MAX_BYTES: u64 = 4 << 40;
 /// `f_type` of hugetlbfs.
-const HUGETLBFS: i64 = 0x958458f6;
+const HUGETLBFS: u64 = 0x958458f6;
 
 /// Bytes outside of the guest's memory, or memory that was taken away.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) fn map(file: OwnedFd, offset: u64, size: u64) -> Result<MmapRegion, S
         return Err(format!("a memory file of {length} bytes has none at {offset} to {end}"));
     }
     let system = fstatfs(&file).map_err(|e| failed("a memory file's file system", &e))?;
-    let page = if i64::from(system.f_type) == HUGETLBFS { system.f_bsize.unsigned_abs() } else { 4096 };
+    let page = if system.f_type as u64 & 0xffff_ffff == HUGETLBFS { system.f_bsize as u64 } else { 4096 };
     if page == 0 || !offset.is_multiple_of(page) || (page > 4096 && !size.is_multiple_of(page)) {
         return Err(format!("{size} bytes at {offset} of a memory file are not at the bounds of its pages ({page})"));
     }
@@ -73,7 +73,7 @@ pub(crate) struct Memory {
     slots: Vec<Slot>,
     pub(crate) guest: GuestMemoryMmap,
     /// Losses of the process when this was made, if nothing here was lost by then.
-    losses: u64,
+    losses: Option<u64>,
 }
 
 impl Memory {
@@ -87,7 +87,9 @@ impl Memory {
     }
 
     fn of(mut slots: Vec<Slot>) -> Result<Self, String> {
+        // Before the look at the slots: what is lost after it makes a difference.
         let losses = bus::losses();
+        let losses = slots.iter().all(|slot| slot.guard.is_whole()).then_some(losses);
         slots.sort_by_key(|slot| slot.region.guest);
         let regions: Vec<_> = slots.iter().map(|slot| Arc::clone(&slot.mapping)).collect();
         let guest = match regions.is_empty() {
@@ -135,7 +137,7 @@ impl Memory {
 
     /// Whether no mapping has lost its file's bytes so far: otherwise, zeros may have been read.
     pub(crate) fn is_whole(&self) -> bool {
-        bus::losses() == self.losses || self.slots.iter().all(|slot| slot.guard.is_whole())
+        self.losses == Some(bus::losses()) || self.slots.iter().all(|slot| slot.guard.is_whole())
     }
 
     /// Copies out of the guest.
@@ -237,6 +239,9 @@ pub(crate) mod tests {
         assert_eq!(bytes, [0; 8]);
         assert!(!memory.is_whole(), "what was read is not the guest's");
         assert!(other.is_whole());
+        let with_more = memory.with(region(0x8000, 0x1000, 0), self::file(0x1000, MemfdFlags::empty())).unwrap();
+        assert!(!with_more.is_whole(), "nor does it become so");
+        assert!(with_more.without(region(0, 0x4000, 0)).unwrap().is_whole());
         memory.write(GuestAddress(0x2000), &[7; 8]).unwrap();
         drop(memory);
         other.write(GuestAddress(0), &[7; 8]).unwrap();

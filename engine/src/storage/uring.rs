@@ -113,9 +113,7 @@ impl UringStorage {
                 let target: *mut u64 = &raw mut **value;
                 opcode::Read::new(types::Fd(fd.as_raw_fd()), target.cast(), 8).build()
             }
-            Op::SignalEvent { fd } => {
-                opcode::Write::new(types::Fd(fd.as_raw_fd()), (&raw const ONE).cast(), 8).build()
-            }
+            Op::SignalEvent { fd } => opcode::Write::new(types::Fd(fd.as_raw_fd()), (&raw const ONE).cast(), 8).build(),
             Op::Send { fd, bufs, skip } => {
                 flight.vectors = send_vectors(bufs, *skip);
                 // SAFETY: all-zero is a valid `msghdr`.

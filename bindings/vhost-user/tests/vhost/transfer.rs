@@ -86,7 +86,7 @@ fn all_rings_are_served_with_all_their_requests() {
         while let Some(head) = {
             let (at, data) = (i as u64 * (1 << 20) + count * 4096, DATA + (count + 64 * i as u64) * 4096);
             guest.memory.write_slice(&pattern((i + count as usize) as u8, 4096), GuestAddress(data)).unwrap();
-            ring.put(OUT, at / 512, data, 4096, count % 2 == 0)
+            ring.put(OUT, at / 512, data, 4096, count.is_multiple_of(2))
         } {
             assert!(head < 256);
             count += 1;
