@@ -278,6 +278,60 @@ fn chains_that_make_no_sense_come_back_empty() {
     assert_eq!((client.faults, client.in_flight), (12, 0));
 }
 
+/// Random, and the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+#[test]
+fn a_guest_that_writes_anything_anywhere_harms_itself_only() {
+    let fixture = Fixture::new();
+    let (guest, front_end) = (Guest::new(), fixture.connect());
+    front_end.set_up(&guest, FEATURES | F_EVENT_INDEX);
+    let mut random = Random(1);
+    for _round in 0..60 {
+        let mut ring = Ring::new(&guest, 0, 64, 0x10000);
+        // What the last round left.
+        guest.memory.write_slice(&[0; 0x20000], GuestAddress(0x10000)).unwrap();
+        ring.start(&front_end, 0);
+        for _ in 0..50 {
+            // Mostly requests that make sense; their parts are written over while they are looked at.
+            for _ in 0..random.below(8) {
+                let kind = [IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES][random.below(6) as usize];
+                let (sector, length) = (random.below(SIZE / 512 + 8), random.below(20) * 512);
+                let data = DATA + random.below(64) * 4096;
+                ring.put(kind, sector, data, length as u32, random.below(2) == 0);
+            }
+            for _ in 0..random.below(6) {
+                // A wrong index ends the ring at once, so these are rare.
+                let at = match random.below(20) {
+                    0 => ring.avail() + random.below(4 + 64 * 2),
+                    1 => ring.used() + random.below(64 * 8),
+                    2..10 => ring.descriptors() + random.below(64 * 16),
+                    _ => 0x20000 + random.below(64 * 32),
+                };
+                let byte = [0, 1, 4, 64, 255, random.below(256) as u8][random.below(6) as usize];
+                guest.memory.write_slice(&[byte], GuestAddress(at)).unwrap();
+            }
+            ring.kick();
+            // Time for the server to look.
+            assert_eq!(front_end.number(GET_QUEUE_NUM), 16);
+            while random.below(2) == 0 && ring.next_used().is_some() {}
+        }
+        let _base = ring.stop(&front_end);
+        assert_eq!(fixture.client().unwrap().in_flight, 0);
+    }
+    let client = fixture.client().unwrap();
+    assert!(client.faults > 10 && client.failed > 50 && client.requests > 300, "not hostile enough: {client:?}");
+    drop(front_end);
+    fixture.serves_others();
+}
+
 #[test]
 fn memory_that_shrinks_ends_its_rings_and_nothing_else() {
     let fixture = Fixture::new();

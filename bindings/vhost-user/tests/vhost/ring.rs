@@ -168,11 +168,12 @@ impl Ring {
         let at = self.used() + 4 + 8 * u64::from(self.seen % self.size);
         let id: u32 = self.memory.load(GuestAddress(at), Ordering::Relaxed).unwrap();
         let length: u32 = self.memory.load(GuestAddress(at + 4), Ordering::Relaxed).unwrap();
-        let head = id as u16;
+        // It may be anything, where the guest has written over it.
+        let head = id as u16 % self.size;
         let mut status = [0];
         self.memory.read_slice(&mut status, GuestAddress(self.extra(head) + 16)).unwrap();
         self.seen = self.seen.wrapping_add(1);
-        if head.is_multiple_of(4) {
+        if head.is_multiple_of(4) && !self.free.contains(&head) {
             self.free.push(head);
         }
         Some((head, length, status[0]))
