@@ -45,6 +45,8 @@ struct Found {
 pub(crate) struct Vring {
     device: Rc<Device>,
     ring: RefCell<Ring>,
+    /// The newest of the front-end's memories in which the ring is whole.
+    memory: RefCell<Rc<Memory>>,
     call: RefCell<Option<Rc<OwnedFd>>>,
     error: RefCell<Option<Rc<OwnedFd>>>,
     stopping: Cell<bool>,
@@ -82,9 +84,11 @@ impl Vring {
         kick: Rc<OwnedFd>,
         tracker: Option<Tracker>,
     ) -> Result<Rc<Self>, Broken> {
-        let (ring, left) = Ring::new(place, &device.memory(), tracker)?;
+        let memory = device.memory();
+        let (ring, left) = Ring::new(place, &memory, tracker)?;
         let vring = Rc::new(Self {
             ring: RefCell::new(ring),
+            memory: RefCell::new(memory),
             call: RefCell::new(events.call.clone()),
             error: RefCell::new(events.error.clone()),
             stopping: Cell::new(false),
@@ -116,12 +120,26 @@ impl Vring {
         self.ring.borrow().base()
     }
 
-    /// The front-end has changed its memory.
+    /// The front-end has changed its memory. It does so one region at a time, and takes one away before it gives it back in another shape:
+    /// until the ring is whole again, it is served where it was.
     pub(crate) fn move_to(&self, addresses: RingAddresses) {
-        let moved = self.ring.borrow_mut().move_to(addresses, &self.device.memory());
+        let memory = self.device.memory();
+        let mut ring = self.ring.borrow_mut();
+        let moved = match ring.move_to(addresses, &memory) {
+            Ok(()) => {
+                self.memory.replace(memory);
+                Ok(())
+            }
+            Err(_) => ring.move_to(addresses, &self.memory.borrow()),
+        };
+        drop(ring);
         if let Err(broken) = moved {
             self.break_off(&broken);
         }
+    }
+
+    fn memory(&self) -> Rc<Memory> {
+        Rc::clone(&self.memory.borrow())
     }
 
     pub(crate) fn set_call(self: &Rc<Self>, call: Option<Rc<OwnedFd>>) {
@@ -154,7 +172,7 @@ impl Vring {
 
     /// Reads the request that begins at a head.
     fn find(&self, head: u16) -> Found {
-        let memory = self.device.memory();
+        let memory = self.memory();
         let chain = self.ring.borrow().chain(&memory, head);
         let request = chain.and_then(|chain| {
             let request = Request::read(&chain, &memory, self.device.volume.size())?;
@@ -172,7 +190,7 @@ impl Vring {
     /// Takes everything that is in the ring, and asks for kicks.
     async fn take_available(self: &Rc<Self>) -> Result<(), Broken> {
         while !self.is_over() {
-            let memory = self.device.memory();
+            let memory = self.memory();
             whole(&memory)?;
             let next = self.ring.borrow_mut().peek(&memory)?;
             let Some(head) = next else {
@@ -240,7 +258,7 @@ async fn serve(ending: Ending, kick: Rc<OwnedFd>, left: Vec<u16>) {
             First::B(Ok(_)) => {}
             First::B(Err(e)) => return vring.break_off(&Broken(format!("its kicks cannot be received: {e}"))),
         }
-        let refused = vring.ring.borrow_mut().refuse_kicks(&vring.device.memory());
+        let refused = vring.ring.borrow_mut().refuse_kicks(&vring.memory());
         if let Err(broken) = refused {
             return vring.break_off(&broken);
         }
@@ -282,7 +300,7 @@ async fn carry_out(underway: Underway, found: Found, admitted: Admitted) {
         }
     };
     drop(admitted);
-    let memory = vring.device.memory();
+    let memory = vring.memory();
     let given_back = vring.ring.borrow_mut().complete(&memory, head, written);
     match given_back.and_then(|()| whole(&memory)) {
         Ok(()) => vring.call_soon(),
@@ -305,7 +323,7 @@ async fn call(calling: Calling) {
     let Calling(vring) = &calling;
     loop {
         let forced = vring.call_forced.take();
-        let wanted = vring.ring.borrow_mut().wants_call(&vring.device.memory());
+        let wanted = vring.ring.borrow_mut().wants_call(&vring.memory());
         match wanted {
             Ok(wanted) if wanted || forced => {}
             Ok(_) => return,
