@@ -4,10 +4,13 @@ use cairn_engine::{Error, ErrorKind, Result};
 use rustix::{
     fs::{FileType, lstat},
     io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 use std::{
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::{Path, PathBuf},
 };
 
@@ -83,11 +86,19 @@ fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<()> {
     }
 }
 
-/// The process and user at the other end.
+/// The process and user at the other end. (Not by `rustix`, whose process ids are never 0: that is what the kernel reports for a process
+/// outside this one's namespace, as that of a machine in a container.)
+#[allow(unsafe_code)]
 pub(crate) fn peer(socket: &OwnedFd) -> String {
-    match sockopt::socket_peercred(socket) {
-        Ok(peer) => format!("pid {} uid {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
-        Err(_) => "unix".into(),
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (to, level) = ((&raw mut peer).cast(), libc::SOL_SOCKET);
+    // SAFETY: `peer` has room for `length` bytes, and any bytes make a valid `ucred`.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, libc::SO_PEERCRED, to, &raw mut length) };
+    match (result, peer.pid) {
+        (0, 0) => format!("uid {}", peer.uid),
+        (0, pid) => format!("pid {pid} uid {}", peer.uid),
+        _ => "unix".into(),
     }
 }
 
