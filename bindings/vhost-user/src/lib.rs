@@ -16,6 +16,9 @@ mod bus;
 mod client;
 mod descriptors;
 mod device;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listen;
 mod memory;
 mod options;
