@@ -21,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+/// Requests that a ring takes before everybody else gets a turn: chains can be long, and reading them takes time.
+const TAKEN_IN_A_TURN: u32 = 64;
 /// How long a driver's counter of calls may be full when its ring stops, before it is left alone.
 const CALL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -189,7 +191,13 @@ impl Vring {
 
     /// Takes everything that is in the ring, and asks for kicks.
     async fn take_available(self: &Rc<Self>) -> Result<(), Broken> {
+        let mut taken = 0u32;
         while !self.is_over() {
+            if taken == TAKEN_IN_A_TURN {
+                taken = 0;
+                // A timer ends in the next turn, so others get theirs, and the device's completions are seen.
+                self.device.reactor.sleep(Duration::from_micros(1)).await;
+            }
             let memory = self.memory();
             whole(&memory)?;
             let next = self.ring.borrow_mut().peek(&memory)?;
@@ -208,6 +216,7 @@ impl Vring {
             };
             self.ring.borrow_mut().take(head);
             self.carry_out(found, admitted);
+            taken += 1;
         }
         Ok(())
     }
