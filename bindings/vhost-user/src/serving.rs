@@ -100,11 +100,10 @@ impl Serving {
         reactor.spawn(kept).detach();
     }
 
-    /// The server of this thread with a number, if it still runs.
+    /// The server of this thread with a number, if it is still there.
     pub(crate) fn find(id: u64) -> Result<Rc<Self>> {
         let found = SERVERS.with_borrow(|servers| servers.get(&id).and_then(Weak::upgrade));
-        let found = found.filter(|serving| !serving.stopping.get());
-        found.ok_or_else(|| Error::new(ErrorKind::Closed, "the vhost-user server has been stopped"))
+        found.ok_or_else(stopped)
     }
 
     /// Makes the socket of a volume or snapshot, if there is none yet. Where it is.
@@ -113,7 +112,7 @@ impl Serving {
         let mut limit = std::pin::pin!(started);
         loop {
             match self.try_export(target) {
-                Err(error) if error.kind() == ErrorKind::Busy && !self.stopping.get() => {
+                Err(error) if error.kind() == ErrorKind::Busy => {
                     if let First::A(()) = first(limit.as_mut(), self.pool.reactor().sleep(TAKEOVER_PAUSE)).await {
                         return Err(error);
                     }
@@ -124,6 +123,9 @@ impl Serving {
     }
 
     fn try_export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
+        if self.stopping.get() {
+            return Err(stopped());
+        }
         let name = target.to_string();
         if let Some(export) = self.exports.borrow().get(&name)
             && let Some(file) = &*export.file.borrow()
@@ -184,6 +186,10 @@ impl Serving {
         let served = Served { server: Rc::clone(self), export: Rc::clone(export) };
         reactor.spawn(serve_front_end(served, Rc::new(device), Rc::new(socket))).detach();
     }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Closed, "the vhost-user server has been stopped")
 }
 
 /// Held by a front-end's task.

@@ -66,7 +66,14 @@ fn stopping_gives_back_what_was_taken_and_leaves_the_rest() {
         ring.put(OUT, n * 128, DATA, 65536, false).unwrap();
         ring.kick();
     }
+    // Two at once: both wait for the end.
+    let other = std::thread::spawn({
+        let server = fixture.server.clone();
+        move || (block_on(server.stop()), server.exports().len())
+    });
     block_on(fixture.server.stop()).unwrap();
+    assert!(fixture.server.exports().is_empty());
+    assert!(matches!(other.join().unwrap(), (Ok(()), 0)));
     assert!(front_end.is_closed() && !fixture.socket.exists());
     let used = ring.used_index();
     assert!(used <= 64);
