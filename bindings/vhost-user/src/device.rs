@@ -8,7 +8,7 @@ use crate::{
     protocol::F_PROTOCOL_FEATURES,
     wake::Signal,
 };
-use cairn_engine::{LocalVolume, Reactor};
+use cairn_engine::{Admitted, LocalVolume, Reactor, RequestKind};
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -35,12 +35,12 @@ pub(crate) struct Device {
 }
 
 /// A request's part of the memory bound, until it is dropped.
-pub(crate) struct Admitted {
+pub(crate) struct Room {
     device: Rc<Device>,
     bytes: usize,
 }
 
-impl Drop for Admitted {
+impl Drop for Room {
     fn drop(&mut self) {
         self.device.bytes.set(self.device.bytes.get() - self.bytes);
         self.device.room.notify();
@@ -115,11 +115,17 @@ impl Device {
         self.tracked.set(false);
     }
 
+    /// Waits until the limits of the volume let a request go. None for what is not limited here. Dropped early, it used nothing up.
+    pub(crate) async fn let_go(&self, limited: Option<(RequestKind, u64)>) -> Option<Admitted> {
+        let (kind, bytes) = limited?;
+        Some(self.volume.admit(kind, bytes).await)
+    }
+
     /// Waits until a request that needs `bytes` bytes of buffers fits. One that is alone always fits.
-    pub(crate) async fn admit(self: &Rc<Self>, bytes: usize) -> Admitted {
+    pub(crate) async fn room(self: &Rc<Self>, bytes: usize) -> Room {
         let limit = self.options.in_flight_bytes;
         self.room.until(|| self.bytes.get() == 0 || self.bytes.get() + bytes <= limit).await;
         self.bytes.set(self.bytes.get() + bytes);
-        Admitted { device: Rc::clone(self), bytes }
+        Room { device: Rc::clone(self), bytes }
     }
 }

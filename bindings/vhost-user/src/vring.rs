@@ -7,13 +7,13 @@
 
 use crate::{
     blk::{self, Request, Status},
-    device::{Admitted, Device},
+    device::{Device, Room},
     memory::{Fault, Memory},
     protocol::RingAddresses,
     ring::{Broken, Chain, Malformed, Place, Ring, Tracker},
     wake::{First, Signal, first},
 };
-use cairn_engine::Task;
+use cairn_engine::{Admitted, Task};
 use std::{
     cell::{Cell, RefCell},
     os::fd::OwnedFd,
@@ -42,6 +42,13 @@ struct Found {
     head: u16,
     memory: Rc<Memory>,
     request: Result<(Chain, Request), Malformed>,
+}
+
+/// What a request holds while it is under way.
+struct Admission {
+    /// None for what no limit applies to.
+    limits: Option<Admitted>,
+    _room: Room,
 }
 
 pub(crate) struct Vring {
@@ -183,10 +190,15 @@ impl Vring {
         Found { head, memory, request }
     }
 
-    /// Waits until a request may be taken from its ring: the one place where requests wait. Dropped early, it took nothing.
-    async fn admit(&self, found: &Found) -> Admitted {
-        let bytes = found.request.as_ref().map_or(0, |(_, request)| blk::cost(request));
-        self.device.admit(bytes).await
+    /// Waits until a request may be taken from its ring: the one place where requests wait. None when the ring is over before the limits
+    /// have let it go: then it stays where it is. (The wait for memory is short, since only those that limits have let go hold any.)
+    async fn admit(&self, found: &Found) -> Option<Admission> {
+        let request = found.request.as_ref().ok().map(|(_, request)| request);
+        let let_go = self.device.let_go(request.and_then(blk::limited));
+        match first(let_go, self.over.until(|| self.is_over())).await {
+            First::A(limits) => Some(Admission { limits, _room: self.device.room(request.map_or(0, blk::cost)).await }),
+            First::B(()) => None,
+        }
     }
 
     /// Takes everything that is in the ring, and asks for kicks.
@@ -210,23 +222,22 @@ impl Vring {
                 continue;
             };
             let found = self.find(head);
-            let admitted = match first(self.admit(&found), self.over.until(|| self.is_over())).await {
-                First::A(admitted) => admitted,
-                First::B(()) => return Ok(()),
-            };
-            self.ring.borrow_mut().take(head);
-            self.carry_out(found, admitted);
-            taken += 1;
+            let admission = self.admit(&found).await;
+            if let Some(admission) = admission.filter(|_| !self.is_over()) {
+                self.ring.borrow_mut().take(head);
+                self.carry_out(found, admission);
+                taken += 1;
+            }
         }
         Ok(())
     }
 
     /// Gives a request that was taken to a task of its own.
-    fn carry_out(self: &Rc<Self>, found: Found, admitted: Admitted) {
+    fn carry_out(self: &Rc<Self>, found: Found, admission: Admission) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.device.record.started();
         let underway = Underway(Rc::clone(self));
-        self.device.reactor.spawn(carry_out(underway, found, admitted)).detach();
+        self.device.reactor.spawn(carry_out(underway, found, admission)).detach();
     }
 
     /// Sees to it that the driver is called, once everything that is ready was given back.
@@ -255,8 +266,9 @@ async fn serve(ending: Ending, kick: Rc<OwnedFd>, left: Vec<u16>) {
     let vring = &ending.0;
     for head in left {
         let found = vring.find(head);
-        let admitted = vring.admit(&found).await;
-        vring.carry_out(found, admitted);
+        // The books still say that it is in flight: if this ring is stopped first, the next one does it.
+        let Some(admission) = vring.admit(&found).await else { return };
+        vring.carry_out(found, admission);
     }
     loop {
         if let Err(broken) = vring.take_available().await {
@@ -286,12 +298,12 @@ impl Drop for Underway {
     }
 }
 
-async fn carry_out(underway: Underway, found: Found, admitted: Admitted) {
+async fn carry_out(underway: Underway, found: Found, mut admission: Admission) {
     let Underway(vring) = &underway;
     let Found { head, memory, request } = found;
     let written = match &request {
         Ok((chain, request)) => {
-            let status = blk::execute(&vring.device, &memory, chain, request).await;
+            let status = blk::execute(&vring.device, &memory, chain, request, admission.limits.as_mut()).await;
             if status != Status::Ok {
                 vring.device.record.failed();
             }
@@ -308,7 +320,7 @@ async fn carry_out(underway: Underway, found: Found, admitted: Admitted) {
             0
         }
     };
-    drop(admitted);
+    drop(admission);
     let memory = vring.memory();
     let given_back = vring.ring.borrow_mut().complete(&memory, head, written);
     match given_back.and_then(|()| whole(&memory)) {

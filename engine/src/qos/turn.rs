@@ -88,11 +88,6 @@ impl Permit {
         meter.began();
         Self { began: qos.now(), qos, meter, request }
     }
-
-    /// What was asked for.
-    pub(crate) fn request(&self) -> &Request {
-        &self.request
-    }
 }
 
 impl Drop for Permit {

@@ -6,7 +6,7 @@ use crate::{
     memory::{Fault, Memory},
     ring::Chain,
 };
-use cairn_engine::{Error, ErrorKind, IoBuf};
+use cairn_engine::{Admitted, Error, ErrorKind, IoBuf, RequestKind};
 
 /// Bytes of a request that are in memory at once.
 pub(crate) const PIECE: u64 = 4 << 20;
@@ -28,16 +28,42 @@ pub(crate) fn cost(request: &Request) -> usize {
     }
 }
 
-/// Carries out a request; what the driver is to be told.
-pub(crate) async fn execute(device: &Device, memory: &Memory, chain: &Chain, request: &Request) -> Status {
-    let result = match request {
-        Request::Read(range) => read(device, memory, chain, *range).await,
-        Request::Write(range) => write(device, memory, chain, *range).await,
-        Request::Flush => device.volume.flush().await.map_err(Status::from),
-        Request::GetId => get_id(device, memory, chain),
-        Request::Discard(ranges) => discard(device, ranges).await,
-        Request::WriteZeroes(ranges) => write_zeroes(device, ranges).await,
-        Request::Refused(status) => Err(*status),
+/// What the limits of a volume are to be asked for. None for what they let go in any case.
+pub(crate) fn limited(request: &Request) -> Option<(RequestKind, u64)> {
+    let (kind, bytes) = match request {
+        Request::Read(range) => (RequestKind::Read, range.length),
+        Request::Write(range) => (RequestKind::Write, range.length),
+        // One request, however many ranges it has: at most 64 of 4 GiB.
+        Request::Discard(ranges) | Request::WriteZeroes(ranges) => {
+            (RequestKind::Discard, ranges.iter().map(|range| range.length).sum())
+        }
+        Request::Flush | Request::GetId | Request::Refused(_) => return None,
+    };
+    (bytes > 0).then_some((kind, bytes))
+}
+
+/// Carries out a request that was admitted; what the driver is to be told.
+pub(crate) async fn execute(
+    device: &Device,
+    memory: &Memory,
+    chain: &Chain,
+    request: &Request,
+    admitted: Option<&mut Admitted>,
+) -> Status {
+    let result = match (request, admitted) {
+        // The driver knows. Of a snapshot the engine would refuse it; a volume may be served in this way too.
+        (Request::Write(_) | Request::Discard(_) | Request::WriteZeroes(_), _) if device.read_only => {
+            Err(Status::IoError)
+        }
+        (Request::Read(range), Some(admitted)) => read(device, admitted, memory, chain, *range).await,
+        (Request::Write(range), Some(admitted)) => write(device, admitted, memory, chain, *range).await,
+        (Request::Discard(ranges), Some(admitted)) => discard(device, admitted, ranges).await,
+        (Request::WriteZeroes(ranges), Some(admitted)) => write_zeroes(device, admitted, ranges).await,
+        // Of no bytes.
+        (Request::Read(_) | Request::Write(_) | Request::Discard(_) | Request::WriteZeroes(_), None) => Ok(()),
+        (Request::Flush, _) => device.volume.flush().await.map_err(Status::from),
+        (Request::GetId, _) => get_id(device, memory, chain),
+        (Request::Refused(status), _) => Err(*status),
     };
     match result {
         Ok(()) => Status::Ok,
@@ -45,11 +71,17 @@ pub(crate) async fn execute(device: &Device, memory: &Memory, chain: &Chain, req
     }
 }
 
-async fn read(device: &Device, memory: &Memory, chain: &Chain, range: Range) -> Result<(), Status> {
+async fn read(
+    device: &Device,
+    admitted: &mut Admitted,
+    memory: &Memory,
+    chain: &Chain,
+    range: Range,
+) -> Result<(), Status> {
     let mut done = 0;
     while done < range.length {
         let n = (range.length - done).min(PIECE);
-        let data = device.volume.read(range.offset + done, n as usize).await?;
+        let data = admitted.read(range.offset + done, n as usize).await?;
         chain.copy_out(memory, done, &data)?;
         done += n;
     }
@@ -57,7 +89,13 @@ async fn read(device: &Device, memory: &Memory, chain: &Chain, range: Range) -> 
     Ok(())
 }
 
-async fn write(device: &Device, memory: &Memory, chain: &Chain, range: Range) -> Result<(), Status> {
+async fn write(
+    device: &Device,
+    admitted: &mut Admitted,
+    memory: &Memory,
+    chain: &Chain,
+    range: Range,
+) -> Result<(), Status> {
     let mut done = 0;
     while done < range.length {
         let n = (range.length - done).min(PIECE);
@@ -68,7 +106,7 @@ async fn write(device: &Device, memory: &Memory, chain: &Chain, range: Range) ->
         }
         // A commit covers everything acknowledged before: that of the last piece covers all.
         let durable = device.writes_through() && done + n == range.length;
-        device.volume.write(range.offset + done, data, durable).await?;
+        admitted.write(range.offset + done, data, durable).await?;
         done += n;
     }
     device.record.wrote(range.length);
@@ -81,16 +119,16 @@ fn get_id(device: &Device, memory: &Memory, chain: &Chain) -> Result<(), Status>
     chain.copy_out(memory, 0, serial).map_err(Status::from)
 }
 
-async fn discard(device: &Device, ranges: &[Range]) -> Result<(), Status> {
+async fn discard(device: &Device, admitted: &mut Admitted, ranges: &[Range]) -> Result<(), Status> {
     for range in ranges.iter().filter(|range| range.length > 0) {
-        device.volume.discard(range.offset, range.length, false).await?;
+        admitted.discard(range.offset, range.length, false).await?;
     }
     settle(device).await
 }
 
-async fn write_zeroes(device: &Device, ranges: &[Range]) -> Result<(), Status> {
+async fn write_zeroes(device: &Device, admitted: &mut Admitted, ranges: &[Range]) -> Result<(), Status> {
     for range in ranges.iter().filter(|range| range.length > 0) {
-        device.volume.write_zeroes(range.offset, range.length, false).await?;
+        admitted.write_zeroes(range.offset, range.length, false).await?;
     }
     settle(device).await
 }

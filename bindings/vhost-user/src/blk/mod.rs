@@ -8,7 +8,7 @@ mod request;
 
 pub(crate) use {
     config::{WRITEBACK, config_space, features, serial},
-    execute::{PIECE, cost, execute},
+    execute::{PIECE, cost, execute, limited},
     request::{Request, Status},
 };
 

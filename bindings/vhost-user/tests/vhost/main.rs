@@ -8,5 +8,6 @@ mod front_end;
 mod hostile;
 mod killed;
 mod lifecycle;
+mod limits;
 mod ring;
 mod transfer;

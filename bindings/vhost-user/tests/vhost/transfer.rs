@@ -171,6 +171,22 @@ fn a_snapshot_can_be_read_and_nothing_else() {
 }
 
 #[test]
+fn a_volume_can_be_served_for_reading_alone() {
+    let fixture = Fixture::with(Options { read_only: true, ..Options::default() });
+    fixture.write(0, &pattern(1, 8192));
+    let (guest, front_end) = (Guest::new(), fixture.connect());
+    front_end.set_up(&guest, FEATURES | 1 << 5);
+    let mut ring = Ring::new(&guest, 0, 64, 0x10000);
+    ring.start(&front_end, 0);
+    assert_eq!(ring.run(IN, 0, DATA, 8192), 0);
+    // A driver that does not care is refused.
+    assert_eq!(ring.run(OUT, 0, DATA + 65536, 512), 1);
+    guest.memory.write_slice(&range(0, 8, 0), GuestAddress(DATA)).unwrap();
+    assert_eq!((ring.run(DISCARD, 0, DATA, 16), ring.run(WRITE_ZEROES, 0, DATA, 16)), (1, 1));
+    assert!(fixture.read(0, 8192) == pattern(1, 8192));
+}
+
+#[test]
 fn memory_in_flight_is_bounded_and_nobody_starves() {
     let fixture = Fixture::with(Options { in_flight_bytes: 4 << 20, ..Options::default() });
     let (guest, front_end) = (Guest::new(), fixture.connect());
