@@ -48,11 +48,18 @@ impl Drop for Room {
 }
 
 impl Device {
-    pub(crate) fn new(reactor: Reactor, volume: LocalVolume, options: Rc<Options>, record: Arc<Record>) -> Self {
+    /// `name` is that of the export, and stays when its volume is renamed.
+    pub(crate) fn new(
+        volume: LocalVolume,
+        reactor: Reactor,
+        name: &str,
+        options: Rc<Options>,
+        record: Arc<Record>,
+    ) -> Self {
         Self {
             reactor,
             read_only: options.read_only || volume.is_read_only(),
-            serial: blk::serial(volume.name()),
+            serial: blk::serial(name),
             volume,
             options,
             record,

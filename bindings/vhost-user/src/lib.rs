@@ -19,6 +19,7 @@ mod device;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod list;
 mod listen;
 mod memory;
 mod options;
@@ -27,6 +28,7 @@ mod ring;
 mod server;
 mod serving;
 mod session;
+mod source;
 mod vring;
 mod wake;
 mod wire;

@@ -2,6 +2,7 @@
 
 use crate::{
     client::{Directory, ExportInfo},
+    list::List,
     options::Options,
     serving::Serving,
 };
@@ -34,6 +35,7 @@ pub struct Server {
     id: u64,
     pool: Pool,
     place: PathBuf,
+    list: Arc<List>,
     directory: Arc<Directory>,
 }
 
@@ -42,8 +44,10 @@ impl Server {
     /// [`export`](Self::export). Whoever can connect to a socket can read and write its volume: the directory should be
     /// accessible to nobody else. One that is made here is accessible to its owner only.
     ///
+    /// The directory also keeps a list of the exports, for [`restore`](Self::restore).
+    ///
     /// # Errors
-    /// `Invalid` for options that cannot work, `Closed` when the pool is; otherwise what the system says of the directory.
+    /// `Invalid` for options that cannot work and for a directory that is used for another pool, `Closed` when the pool is; otherwise what the system says of the directory.
     pub async fn start(pool: &Pool, directory: impl AsRef<Path>, options: Options) -> Result<Self> {
         options.validate()?;
         let place = directory.as_ref().to_owned();
@@ -55,6 +59,7 @@ impl Server {
         let server = Self {
             id: NEXT_SERVER.fetch_add(1, Ordering::Relaxed),
             pool: pool.clone(),
+            list: Arc::new(List::open(&place, pool.stats().await?.uuid)?),
             place: place.clone(),
             directory: Arc::default(),
         };
@@ -66,23 +71,60 @@ impl Server {
     /// Makes the socket of a volume, or of `volume@snapshot` for reading: `NAME.sock`. One that is there already stays. One that a
     /// killed server left behind is replaced; one that is in use is not. Returns where it is.
     ///
-    /// The volume is open only while a front-end is connected. One front-end can be at a time; further ones are turned away.
+    /// The volume is open only while a front-end is connected. One front-end can be at a time; further ones are turned away. The socket
+    /// serves this volume or snapshot for as long as it exists, also when it is renamed; then the socket keeps its name.
     ///
     /// # Errors
     /// `NotFound` when there is no such volume, `Busy` when another server listens on the socket (or it is just being removed), `Exists` when
-    /// something else is in its place, `Invalid` for a path that is too long, `Closed` when server or pool have stopped.
+    /// something else is in its place or the socket serves a volume that had this name, `Invalid` for a path that is too long, `Closed` when server or pool have stopped.
     pub async fn export(&self, target: &str) -> Result<PathBuf> {
         let (id, target) = (self.id, target.parse::<Target>()?);
-        self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await }).await.flatten()
+        let exported = self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await });
+        let (name, source, path) = exported.await.flatten()?;
+        self.list.put(&name, source)?;
+        Ok(path)
     }
 
-    /// Removes a socket; a front-end that is connected to it gets its answers and is let go.
+    /// Makes the sockets again that the server before this one had, whether it was stopped or killed: front-ends that wait for them
+    /// connect by themselves. What cannot be served again, and why; what was deleted meanwhile is forgotten.
+    ///
+    /// # Errors
+    /// `Closed` when server or pool have stopped; what the system says of the list.
+    pub async fn restore(&self) -> Result<Vec<String>> {
+        let mut faults = Vec::new();
+        for (name, source) in self.list.entries() {
+            let (id, of) = (self.id, name.clone());
+            let restored = self.pool.run(move |_| async move { Serving::find(id)?.restore(&of, source).await });
+            match restored.await.flatten() {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                Err(error) => {
+                    if error.kind() == ErrorKind::NotFound {
+                        let _removed = self.list.remove(&name)?;
+                    }
+                    faults.push(format!("vhost-user socket {name}: {error}"));
+                }
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Removes a socket; a front-end that is connected to it gets its answers and is let go. `target` is what the socket is called, or what it
+    /// serves is called now.
     ///
     /// # Errors
     /// `NotFound` when there is none, `Closed` when server or pool have stopped.
     pub async fn withdraw(&self, target: &str) -> Result<()> {
-        let (id, name) = (self.id, target.parse::<Target>()?.to_string());
-        self.pool.run(move |_| async move { Serving::find(id)?.withdraw(&name).await }).await.flatten()
+        let (id, target) = (self.id, target.parse::<Target>()?);
+        let resolved = self.pool.run(move |_| async move { Ok(Serving::find(id)?.resolve(&target)) });
+        let name = resolved.await.flatten()?;
+        let listed = self.list.remove(&name)?;
+        let withdrawn = self.pool.run(move |_| async move { Serving::find(id)?.withdraw(&name).await });
+        match withdrawn.await.flatten() {
+            // It could not be served again, and is not wanted any more.
+            Err(error) if listed && error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// The directory of the sockets.

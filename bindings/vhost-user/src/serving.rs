@@ -10,6 +10,7 @@ use crate::{
     listen::{self, SocketFile},
     options::Options,
     session::Session,
+    source::Source,
     wake::{First, Signal, first},
     wire::Wire,
 };
@@ -53,8 +54,9 @@ pub(crate) struct Serving {
 
 /// A socket, and whom it serves.
 struct Export {
-    target: Target,
+    /// What its socket is called: what its volume or snapshot was called when it was made.
     name: String,
+    source: Cell<Source>,
     /// Removed as soon as nobody is to connect any more.
     file: RefCell<Option<SocketFile>>,
     stopping: Cell<bool>,
@@ -106,12 +108,44 @@ impl Serving {
         found.ok_or_else(stopped)
     }
 
-    /// Makes the socket of a volume or snapshot, if there is none yet. Where it is.
-    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
+    /// Makes the socket of a volume or snapshot, if there is none yet: its name, what it serves, where it is.
+    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<(String, Source, PathBuf)> {
+        // It must be there now; it is opened for each front-end, so that an unused socket keeps nobody from deleting it.
+        drop(self.pool.open(target)?);
+        let source = Source::of(&self.pool, target)?;
+        // One socket for each, or two guests could write to one disk.
+        let name = self.name_of(source).unwrap_or_else(|| target.to_string());
+        let path = self.listen(&name, source).await?;
+        Ok((name, source, path))
+    }
+
+    /// Makes the socket of an export that a server before this one had.
+    pub(crate) async fn restore(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+        if source.target(&self.pool).is_none() {
+            return Err(Error::new(ErrorKind::NotFound, format!("what was exported as {name} has been deleted")));
+        }
+        self.listen(name, source).await
+    }
+
+    /// Which export serves this.
+    fn name_of(&self, source: Source) -> Option<String> {
+        self.exports.borrow().values().find(|export| export.source.get() == source).map(|export| export.name.clone())
+    }
+
+    /// The name of the export that is meant: its own, or what is served is called so now.
+    pub(crate) fn resolve(&self, target: &Target) -> String {
+        let name = target.to_string();
+        if self.exports.borrow().contains_key(&name) {
+            return name;
+        }
+        Source::of(&self.pool, target).ok().and_then(|source| self.name_of(source)).unwrap_or(name)
+    }
+
+    async fn listen(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
         let started = self.pool.reactor().sleep(TAKEOVER_LIMIT);
         let mut limit = std::pin::pin!(started);
         loop {
-            match self.try_export(target) {
+            match self.try_listen(name, source) {
                 Err(error) if error.kind() == ErrorKind::Busy => {
                     if let First::A(()) = first(limit.as_mut(), self.pool.reactor().sleep(TAKEOVER_PAUSE)).await {
                         return Err(error);
@@ -122,37 +156,44 @@ impl Serving {
         }
     }
 
-    fn try_export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
+    fn try_listen(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
         if self.stopping.get() {
             return Err(stopped());
         }
-        let name = target.to_string();
-        if let Some(export) = self.exports.borrow().get(&name)
-            && let Some(file) = &*export.file.borrow()
-        {
-            return Ok(file.path().to_owned());
+        if let Some(export) = self.exports.borrow().get(name) {
+            return self.socket_of(export, source);
         }
-        if self.exports.borrow().contains_key(&name) {
-            return Err(Error::new(ErrorKind::Busy, format!("the socket of {name} is being removed: try again")));
-        }
-        // It must be there now; it is opened for each front-end, so that an unused socket keeps nobody from deleting it.
-        drop(self.pool.open(target)?);
         let path = self.place.join(format!("{name}.sock"));
         let (listener, file) = SocketFile::bind(path.clone())?;
         let export = Rc::new(Export {
-            target: target.clone(),
-            name: name.clone(),
+            name: name.to_owned(),
+            source: Cell::new(source),
             file: RefCell::new(Some(file)),
             stopping: Cell::new(false),
             busy: Cell::new(false),
             draining: Cell::new(false),
             changed: Signal::default(),
         });
-        self.exports.borrow_mut().insert(name.clone(), Rc::clone(&export));
-        self.directory.add(&name, path.clone());
+        self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
+        self.directory.add(name, path.clone());
         let accepting = Accepting { server: Rc::clone(self), export };
         self.pool.reactor().spawn(accept_front_ends(accepting, listener)).detach();
         Ok(path)
+    }
+
+    /// The socket that is there already, if it is for the same.
+    fn socket_of(&self, export: &Export, source: Source) -> Result<PathBuf> {
+        let name = &export.name;
+        if export.source.get() != source {
+            if let Some(other) = export.source.get().target(&self.pool) {
+                let text = format!("the socket {name} serves {other}, which was called so: withdraw that first");
+                return Err(Error::new(ErrorKind::Exists, text));
+            }
+            // What it served is gone, and this has its name.
+            export.source.set(source);
+        }
+        let busy = || Error::new(ErrorKind::Busy, format!("the socket of {name} is being removed: try again"));
+        export.file.borrow().as_ref().map(|file| file.path().to_owned()).ok_or_else(busy)
     }
 
     /// Removes a socket, and lets go of who is connected to it.
@@ -173,13 +214,15 @@ impl Serving {
     }
 
     fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: OwnedFd) {
-        // The volume may have been deleted since: then the front-end is shown the door, and the socket waits for a new one of that name.
-        let Ok(volume) = self.pool.open(&export.target) else { return };
+        // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door.
+        let target = export.source.get().target(&self.pool);
+        let Some(volume) = target.and_then(|target| self.pool.open(&target).ok()) else { return };
         let id = self.next_client.replace(self.next_client.get() + 1);
         let read_only = self.options.read_only || volume.is_read_only();
         let record = Arc::new(Record::new(id, listen::peer(&socket), read_only));
         let reactor = self.pool.reactor().clone();
-        let device = Device::new(reactor.clone(), volume, Rc::clone(&self.options), Arc::clone(&record));
+        let options = Rc::clone(&self.options);
+        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record));
         self.directory.set_client(&export.name, Some(record));
         export.busy.set(true);
         export.draining.set(true);

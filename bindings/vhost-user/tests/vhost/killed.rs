@@ -221,13 +221,9 @@ impl Machine {
 
 #[test]
 fn a_killed_server_loses_no_request_and_no_write() {
-    let directory = tempfile::tempdir().unwrap();
     for seed in 0..2 {
+        let directory = tempfile::tempdir().unwrap();
         let mut machine = Machine::new(seed);
-        machine.disk = HashMap::new();
-        if seed > 0 {
-            std::fs::remove_file(directory.path().join("p.cairn")).unwrap();
-        }
         for round in 0..10 {
             let server = Server_::start(directory.path());
             let front_end = machine.connect(&server, FEATURES | if round % 2 == 0 { F_EVENT_INDEX } else { 0 });

@@ -1,7 +1,7 @@
 //! Sockets, front-ends and rings that come and go.
 
 use crate::{fixture::*, front_end::*, ring::*};
-use cairn_engine::ErrorKind;
+use cairn_engine::{ErrorKind, VolumeOptions};
 use cairn_vhost_user::{Options, Server};
 use pollster::block_on;
 use std::os::{fd::AsFd, unix::net::UnixListener};
@@ -169,4 +169,71 @@ fn a_pool_that_is_closed_takes_its_sockets_along() {
     assert!(front_end.is_closed());
     eventually("the socket is gone", || !fixture.socket.exists());
     eventually("nothing is listed", || fixture.server.exports().is_empty());
+}
+
+/// Stops the server and starts the next one; what it could not serve again.
+fn restart(fixture: &mut Fixture) -> Vec<String> {
+    block_on(async {
+        fixture.server.stop().await.unwrap();
+        assert!(!fixture.socket.exists());
+        let directory = fixture.server.directory().to_owned();
+        fixture.server = Server::start(&fixture.pool, directory, Options::default()).await.unwrap();
+        fixture.server.restore().await.unwrap()
+    })
+}
+
+fn names(fixture: &Fixture) -> Vec<String> {
+    fixture.server.exports().into_iter().map(|export| export.name).collect()
+}
+
+#[test]
+fn the_next_server_has_the_same_sockets() {
+    let mut fixture = Fixture::new();
+    block_on(fixture.pool.snapshot(&["db@monday".parse().unwrap()])).unwrap();
+    block_on(fixture.server.export("db@monday")).unwrap();
+    drop(block_on(fixture.pool.create_volume("other", SIZE, VolumeOptions::default())).unwrap());
+    block_on(fixture.server.export("other")).unwrap();
+    block_on(fixture.server.withdraw("other")).unwrap();
+    assert!(restart(&mut fixture).is_empty());
+    assert_eq!(names(&fixture), ["db", "db@monday"]);
+    assert!(fixture.connect().number(GET_FEATURES) > 0);
+    // What is deleted is told of once.
+    eventually("it is let go", || fixture.client().is_none());
+    block_on(fixture.pool.delete_snapshot(&"db@monday".parse().unwrap())).unwrap();
+    let faults = restart(&mut fixture);
+    assert!(faults.len() == 1 && faults[0].contains("db@monday"), "{faults:?}");
+    assert!(restart(&mut fixture).is_empty());
+    assert_eq!(names(&fixture), ["db"]);
+}
+
+#[test]
+fn a_socket_stays_with_its_volume_whatever_it_is_called() {
+    let mut fixture = Fixture::new();
+    fixture.write(0, &[7; 4096]);
+    block_on(fixture.pool.rename("db", "old")).unwrap();
+    drop(block_on(fixture.pool.create_volume("db", 2 * SIZE, VolumeOptions::default())).unwrap());
+    let size = |fixture: &Fixture| {
+        let front_end = fixture.connect();
+        front_end.agree(FEATURES);
+        u64::from_le_bytes(front_end.config(0, 8)[..].try_into().unwrap()) * 512
+    };
+    assert_eq!(size(&fixture), SIZE);
+    assert!(restart(&mut fixture).is_empty());
+    assert_eq!(size(&fixture), SIZE);
+    // One socket a volume, and it is not another's.
+    assert_eq!(block_on(fixture.server.export("old")).unwrap(), fixture.socket);
+    let error = block_on(fixture.server.export("db")).unwrap_err();
+    assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("old"), "{error}");
+    block_on(fixture.server.withdraw("old")).unwrap();
+    assert_eq!(block_on(fixture.server.export("db")).unwrap(), fixture.socket);
+    assert_eq!(size(&fixture), 2 * SIZE);
+    // A new volume of the same name takes the place of one that is gone.
+    eventually("it is let go", || fixture.client().is_none());
+    block_on(fixture.pool.delete_volume("db", false)).unwrap();
+    block_on(fixture.pool.rename("old", "db")).unwrap();
+    assert!(fixture.connect().is_closed());
+    assert_eq!(block_on(fixture.server.export("db")).unwrap(), fixture.socket);
+    assert_eq!(size(&fixture), SIZE);
+    assert!(restart(&mut fixture).is_empty());
+    assert_eq!(size(&fixture), SIZE);
 }
