@@ -71,6 +71,15 @@ pub struct CreateExport {
     pub target: String,
 }
 
+/// Query of `DELETE /v1/exports/{target}`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawal {
+    /// Also while a virtual machine uses it.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// `POST /v1/clones`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

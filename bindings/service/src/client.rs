@@ -31,7 +31,7 @@ use crate::{
     api::{
         At, ByteRange, Check, CreateClone, CreateExport, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference,
         ErrorAnswer, Events, Line, Listing, MAX_BODY, NumberedEvent, QosList, Rename, Resize, Revert, Scrub, Since,
-        Snapshots, Status, Steps, Volumes, VolumesStats,
+        Snapshots, Status, Steps, Volumes, VolumesStats, Withdrawal,
     },
     backup::{CreateBackup, FillingVolume, FillingVolumes, RestoreBackup},
     control,
@@ -88,9 +88,10 @@ impl Client {
         self.send(Method::POST, "/v1/exports".into(), &CreateExport { target: target.to_owned() }).await
     }
 
-    /// Offers it no longer; a virtual machine that uses it loses it.
-    pub async fn delete_export(&self, target: &str) -> Result<()> {
-        self.act(Method::DELETE, at("/v1/exports", target, ""), Body::empty()).await
+    /// Offers it no longer; with `force`, also when a virtual machine uses it, which then loses it.
+    pub async fn delete_export(&self, target: &str, force: bool) -> Result<()> {
+        let uri = with_query(&at("/v1/exports", target, ""), &Withdrawal { force })?;
+        self.act(Method::DELETE, uri, Body::empty()).await
     }
 
     /// State of the pool.

@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -89,7 +90,8 @@ impl List {
         let path = self.directory.join(FILE);
         let new = self.directory.join("exports.new");
         let replace = || {
-            let mut file = File::create(&new)?;
+            // Whoever can write to it says which volumes are served; sockets may be open to more people than that.
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -126,6 +128,7 @@ fn parse(text: &str, pool: &str) -> Result<Entries, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn it_is_read_as_it_was_written() {
@@ -136,6 +139,8 @@ mod tests {
         let (one, two) = (Source::Volume(VolumeId(7)), Source::Snapshot(VersionId(u64::MAX)));
         list.put("a disk", one).unwrap();
         list.put("db@x y", two).unwrap();
+        let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert_eq!(open("aa").unwrap().entries(), [("a disk".into(), one), ("db@x y".into(), two)].into());
         list.put("a disk", Source::Volume(VolumeId(8))).unwrap();
         assert!(list.remove("db@x y").unwrap() && !list.remove("db@x y").unwrap());

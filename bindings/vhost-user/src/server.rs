@@ -76,7 +76,8 @@ impl Server {
     ///
     /// # Errors
     /// `NotFound` when there is no such volume, `Busy` when another server listens on the socket (or it is just being removed), `Exists` when
-    /// something else is in its place or the socket serves a volume that had this name, `Invalid` for a path that is too long, `Closed` when server or pool have stopped.
+    /// something else is in its place or the socket serves a volume that had this name, `Invalid` for a path that is too long, `Closed` when
+    /// server or pool have stopped.
     pub async fn export(&self, target: &str) -> Result<PathBuf> {
         let (id, target) = (self.id, target.parse::<Target>()?);
         let exported = self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await });
@@ -109,21 +110,25 @@ impl Server {
         Ok(faults)
     }
 
-    /// Removes a socket; a front-end that is connected to it gets its answers and is let go. `target` is what the socket is called, or what it
-    /// serves is called now.
+    /// Removes a socket. `target` is what it is called, or what it serves is called now. With `force`, also while a front-end is connected to
+    /// it: that gets its answers and is let go.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `Closed` when server or pool have stopped.
-    pub async fn withdraw(&self, target: &str) -> Result<()> {
+    /// `NotFound` when there is none, `Busy` when a front-end is connected to it, `Closed` when server or pool have stopped.
+    pub async fn withdraw(&self, target: &str, force: bool) -> Result<()> {
         let (id, target) = (self.id, target.parse::<Target>()?);
         let resolved = self.pool.run(move |_| async move { Ok(Serving::find(id)?.resolve(&target)) });
         let name = resolved.await.flatten()?;
-        let listed = self.list.remove(&name)?;
-        let withdrawn = self.pool.run(move |_| async move { Serving::find(id)?.withdraw(&name).await });
+        let socket = name.clone();
+        let withdrawn = self.pool.run(move |_| async move { Serving::find(id)?.withdraw(&socket, force).await });
         match withdrawn.await.flatten() {
-            // It could not be served again, and is not wanted any more.
-            Err(error) if listed && error.kind() == ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
+            Ok(()) => self.list.remove(&name).map(drop),
+            // One that could not be served again, and is not wanted any more.
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.list.remove(&name)? {
+                true => Ok(()),
+                false => Err(error),
+            },
+            Err(error) => Err(error),
         }
     }
 

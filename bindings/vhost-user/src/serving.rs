@@ -196,11 +196,17 @@ impl Serving {
         export.file.borrow().as_ref().map(|file| file.path().to_owned()).ok_or_else(busy)
     }
 
-    /// Removes a socket, and lets go of who is connected to it.
-    pub(crate) async fn withdraw(&self, name: &str) -> Result<()> {
+    /// Removes a socket, and lets go of who is connected to it, if that was meant.
+    pub(crate) async fn withdraw(&self, name: &str, force: bool) -> Result<()> {
         let export = self.exports.borrow().get(name).cloned();
         let not_there = || Error::new(ErrorKind::NotFound, format!("{name} has no socket here"));
-        export.ok_or_else(not_there)?.stop();
+        let export = export.ok_or_else(not_there)?;
+        if export.busy.get() && !force {
+            let text =
+                format!("{name} is the disk of a virtual machine that runs: take it from that first, or use force");
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        export.stop();
         self.changed.until(|| !self.exports.borrow().contains_key(name)).await;
         Ok(())
     }

@@ -17,4 +17,7 @@ pub(crate) struct DetachArgs {
     /// What was attached
     #[arg(value_name = "TARGET")]
     pub(crate) target: String,
+    /// Also while a virtual machine uses it, which then waits for its disk until that is attached again
+    #[arg(long)]
+    pub(crate) force: bool,
 }

@@ -153,10 +153,10 @@ Examples:
   cairn --json attach db | jq -r .socket"
     )]
     Attach(AttachArgs),
-    /// Take a disk away again that was given with "cairn attach"; a virtual machine that still uses it loses it
+    /// Take a disk away again that was given with "cairn attach"
     #[command(after_help = "Examples:
   cairn detach db
-  cairn detach db@before")]
+  cairn detach db@before --force")]
     Detach(DetachArgs),
     /// Show whether the pool is served, where, and to whom
     #[command(after_help = "Examples:

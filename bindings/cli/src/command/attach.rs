@@ -49,7 +49,7 @@ pub(super) async fn attach(global: &Global, args: AttachArgs, output: &Output) -
 }
 
 pub(super) async fn detach(global: &Global, args: DetachArgs, output: &Output) -> Result<(), Failure> {
-    server(global).await?.delete_export(&args.target).await?;
+    server(global).await?.delete_export(&args.target, args.force).await?;
     output.result(&json!({ "detached": args.target }), format!("detached {}", args.target))
 }
 
@@ -60,7 +60,7 @@ fn described(target: &str, export: &VhostExport, usage: &Usage) -> String {
         |words: &[String]| line(words).chunks(2).map(|pair| pair.join(" ")).collect::<Vec<_>>().join(" \\\n    ");
     let kind = if export.read_only { "read-only disk" } else { "disk" };
     format!(
-        "{target} can be used as a {kind}, by one virtual machine at a time, at\n    {}\n\
+        "{target} is offered as a {kind} to one virtual machine at a time, at\n    {}\n\
          The virtual machine's memory must be shared, and be all of it in one such object; 4G stands for its size.\n\n\
          QEMU:\n    {}\n\ncloud-hypervisor:\n    {}\n\nlibvirt, in <domain> and in <devices>:\n{}",
         export.socket,

@@ -19,7 +19,7 @@ pub(super) async fn status(global: &Global, output: &Output) -> Result<(), Failu
     match control::find_server(&pool).await? {
         Some((_, status)) => output.result(&status, described(&status)),
         None => output.result(
-            &json!({ "served": false, "pool": pool.display().to_string(), "listeners": [], "clients": [] }),
+            &json!({ "served": false, "pool": pool.display().to_string(), "listeners": [], "clients": [], "vhost_user": null }),
             format!("pool {} is not served", pool.display()),
         ),
     }

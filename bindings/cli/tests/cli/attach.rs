@@ -1,6 +1,6 @@
 //! `attach` and `detach`: sockets for virtual machines. (That these can use them is shown where one is booted.)
 
-use crate::harness::{INVALID, NOT_FOUND, Site, text, wait_until};
+use crate::harness::{BUSY, INVALID, NOT_FOUND, Site, text, wait_until};
 use serde_json::json;
 use std::os::unix::net::UnixStream;
 
@@ -34,6 +34,8 @@ fn sockets_come_with_attach_and_go_with_detach() {
     let machine = UnixStream::connect(&socket).unwrap();
     wait_until(|| !site.json(&["status"])["vhost_user"]["exports"][0]["client"].is_null());
     assert!(site.ok(&["status"]).contains("MACHINE"));
+    let message = site.fails(BUSY, "busy", &["detach", "db"]);
+    assert!(message.contains("virtual machine"), "{message}");
     drop(machine);
     wait_until(|| site.json(&["status"])["vhost_user"]["exports"][0]["client"].is_null());
     site.ok(&["detach", "db@before"]);
@@ -54,7 +56,7 @@ fn without_vhost_user_it_says_what_to_do() {
     assert!(message.contains("cairn serve --vhost-user"), "{message}");
     site.serve(&[]);
     for command in ["attach", "detach"] {
-        let message = site.fails(9, "unsupported", &[command, "db"]);
+        let message = site.fails(INVALID, "invalid", &[command, "db"]);
         assert!(message.contains("cairn serve --vhost-user"), "{message}");
     }
     assert_eq!(site.json(&["status"])["vhost_user"], json!(null));
@@ -88,7 +90,7 @@ fn sockets_are_there_again_when_the_server_is() {
     let ready = serve(&mut site);
     assert_eq!((&ready["disks"][0]["name"], &ready["disks"][1]), (&json!("db"), &json!(null)));
     assert_eq!(site.json(&["attach", "other"])["socket"], text(&socket));
-    site.ok(&["detach", "other"]);
+    site.ok(&["detach", "other", "--force"]);
     site.stop_server();
     assert_eq!(serve(&mut site)["disks"], json!([]));
 }

@@ -6,9 +6,9 @@ use cairn_vhost_user::Server;
 
 use crate::{
     Result,
-    api::CreateExport,
+    api::{CreateExport, Withdrawal},
     error::Failure,
-    extract::{Json, Path},
+    extract::{Json, Path, Query},
     state::State,
     vhost_user::{VhostExport, VhostUser},
 };
@@ -16,7 +16,7 @@ use crate::{
 fn server(state: &State) -> Result<&Server> {
     let none = || {
         let text = "no vhost-user sockets are offered here: start the server with cairn serve --vhost-user DIR";
-        Failure::new(ErrorKind::Unsupported, text)
+        Failure::new(ErrorKind::Invalid, text)
     };
     state.vhost_user.as_ref().ok_or_else(none)
 }
@@ -40,7 +40,8 @@ pub(super) async fn create(
 pub(super) async fn delete(
     extract::State(state): extract::State<State>,
     Path(target): Path<String>,
+    Query(query): Query<Withdrawal>,
 ) -> Result<StatusCode> {
-    server(&state)?.withdraw(&target).await?;
+    server(&state)?.withdraw(&target, query.force).await?;
     Ok(StatusCode::NO_CONTENT)
 }

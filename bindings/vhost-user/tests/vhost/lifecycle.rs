@@ -30,14 +30,17 @@ fn a_volume_without_front_end_can_be_deleted() {
     let front_end = fixture.connect();
     assert!(front_end.number(GET_FEATURES) > 0);
     assert_eq!(block_on(fixture.pool.delete_volume("db", false)).unwrap_err().kind(), ErrorKind::Busy);
-    drop(front_end);
+    assert_eq!(block_on(fixture.server.withdraw("db", false)).unwrap_err().kind(), ErrorKind::Busy);
+    block_on(fixture.server.withdraw("db", true)).unwrap();
+    assert!(front_end.is_closed() && !fixture.socket.exists());
+    block_on(fixture.server.export("db")).unwrap();
     eventually("it is let go", || fixture.client().is_none());
     block_on(fixture.pool.delete_volume("db", false)).unwrap();
     assert!(fixture.connect().is_closed());
     assert_eq!(block_on(fixture.server.export("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
-    block_on(fixture.server.withdraw("db")).unwrap();
+    block_on(fixture.server.withdraw("db", false)).unwrap();
     assert!(!fixture.socket.exists());
-    assert_eq!(block_on(fixture.server.withdraw("db")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(block_on(fixture.server.withdraw("db", false)).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn sockets_of_the_dead_are_taken_over_and_those_of_the_living_are_not() {
     let other = block_on(Server::start(&fixture.pool, fixture.server.directory(), Options::default())).unwrap();
     assert_eq!(block_on(other.export("db")).unwrap_err().kind(), ErrorKind::Busy);
     assert!(fixture.socket.exists());
-    block_on(fixture.server.withdraw("db")).unwrap();
+    block_on(fixture.server.withdraw("db", true)).unwrap();
     drop(UnixListener::bind(&fixture.socket).unwrap());
     assert_eq!(block_on(other.export("db")).unwrap(), fixture.socket);
     assert!(fixture.connect().number(GET_FEATURES) > 0);
@@ -193,7 +196,7 @@ fn the_next_server_has_the_same_sockets() {
     block_on(fixture.server.export("db@monday")).unwrap();
     drop(block_on(fixture.pool.create_volume("other", SIZE, VolumeOptions::default())).unwrap());
     block_on(fixture.server.export("other")).unwrap();
-    block_on(fixture.server.withdraw("other")).unwrap();
+    block_on(fixture.server.withdraw("other", false)).unwrap();
     assert!(restart(&mut fixture).is_empty());
     assert_eq!(names(&fixture), ["db", "db@monday"]);
     assert!(fixture.connect().number(GET_FEATURES) > 0);
@@ -224,7 +227,7 @@ fn a_socket_stays_with_its_volume_whatever_it_is_called() {
     assert_eq!(block_on(fixture.server.export("old")).unwrap(), fixture.socket);
     let error = block_on(fixture.server.export("db")).unwrap_err();
     assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("old"), "{error}");
-    block_on(fixture.server.withdraw("old")).unwrap();
+    block_on(fixture.server.withdraw("old", true)).unwrap();
     assert_eq!(block_on(fixture.server.export("db")).unwrap(), fixture.socket);
     assert_eq!(size(&fixture), 2 * SIZE);
     // A new volume of the same name takes the place of one that is gone.
