@@ -60,24 +60,40 @@ pub(crate) struct LeafState {
     pub(crate) waiting: VecDeque<Waiting>,
     pub(crate) place: Place,
     pub(crate) reason: Reason,
-    /// What held the first that waits back the longest, and for how long.
+    /// What held the first that waits back the longest, and for how long. The next one begins with the same: it was behind it.
     pub(crate) longest: (Nanos, Reason),
+    /// Since when the first that waits has been waiting for its share.
+    pub(crate) share_since: Option<Nanos>,
     /// Tags of the first that waits, and of the last that went.
     pub(crate) start: Tag,
     pub(crate) finish: Tag,
     /// Requests and costs under way.
     pub(crate) under_way: u64,
     pub(crate) costs: u64,
+    /// Of these, what was reserved and is beside the window.
+    pub(crate) beside: u64,
+    /// What [`LeafState::activity`] was when it was counted last.
+    pub(crate) active: u64,
+    /// When the last one went.
+    pub(crate) went: Nanos,
     pub(crate) requests: u64,
     pub(crate) held: BTreeMap<Reason, Held>,
 }
 
 impl LeafState {
-    /// What it adds to the weights of those that want the device now. Background work never takes a share away from volumes.
+    /// What it adds to the weights of those that want the device now. Background work never takes a share away from volumes, and neither
+    /// does one whose own limit holds it back.
     pub(crate) fn activity(&self) -> u64 {
-        match self.is_background || (self.under_way == 0 && self.waiting.is_empty()) {
+        let is_held = matches!((self.place, self.reason), (Place::Sleeping(_), Reason::Limit(Level::Volume, _)));
+        match self.is_background || (self.under_way == 0 && (self.waiting.is_empty() || is_held)) {
             true => 0,
             false => self.weight,
         }
+    }
+
+    /// What has held the first that waits back the longest so far.
+    pub(crate) fn held_by(&self, now: Nanos) -> (Nanos, Reason) {
+        let share = self.share_since.map_or(0, |since| now.saturating_sub(since));
+        if share > self.longest.0 { (share, Reason::Share) } else { self.longest }
     }
 }

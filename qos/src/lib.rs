@@ -4,6 +4,7 @@ mod bucket;
 mod leaf;
 mod limiter;
 mod limits;
+mod nodes;
 mod request;
 mod share;
 mod stats;

@@ -4,19 +4,23 @@
 
 use crate::{
     tls::{Acceptor, Progress, TlsSession},
-    wake::Signal,
+    wake::{First, Signal, first},
 };
 use cairn_engine::{IoBuf, Reactor, SendBuf};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     ops::Range,
     os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
+    time::Duration,
 };
 
 /// How many bytes are encrypted before they are sent: what bounds the memory that records take.
 const ENCRYPT_AHEAD: usize = 128 * 1024;
+
+/// How long a peer that has closed its sending side waits for limits.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 pub(crate) struct Transport {
     reactor: Reactor,
@@ -134,10 +138,16 @@ impl Transport {
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).ok();
     }
 
-    /// Waits until nothing will come any more: the peer has closed its side, or the server this one.
-    pub(crate) async fn hung_up(&self) {
+    /// Waits until nobody is there any more to be answered. One that has only closed its sending side may still wait for answers, but over TCP
+    /// it cannot be told from one that is gone: it has a while. `stopping` says that the server closed this side itself.
+    pub(crate) async fn hung_up(&self, stopping: &Cell<bool>) {
+        let fd = self.socket.as_raw_fd();
         // That it cannot be asked for is found out by whoever receives next.
-        drop(self.reactor.poll(self.socket.as_raw_fd(), libc::POLLRDHUP).await);
+        let events = self.reactor.poll(fd, libc::POLLRDHUP).await.unwrap_or(libc::POLLERR);
+        if events & (libc::POLLHUP | libc::POLLERR) != 0 || stopping.get() {
+            return;
+        }
+        let (First::A(_) | First::B(())) = first(self.reactor.poll(fd, 0), self.reactor.sleep(HALF_CLOSED)).await;
     }
 
     /// Ends the connection at once: pending and later transfers end too.

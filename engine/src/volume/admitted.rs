@@ -96,6 +96,10 @@ impl LocalVolume {
 
 impl Admitted {
     fn is_for(&self, kind: Kind, bytes: u64) -> Result<()> {
+        // It may have to wait for a store: meanwhile it is not under way at the device.
+        if let Some(permit) = self.permit.as_ref().filter(|_| self.volume.is_gated()) {
+            permit.leave();
+        }
         match self.permit.as_ref().map(Permit::request) {
             Some(request) if *request != (Request { kind, bytes }) => Err(invalid(format!(
                 "{}: a request was admitted as {:?} of {} bytes and is {kind:?} of {bytes}",
