@@ -257,19 +257,24 @@ impl Repository {
             return Ok(Ok(()));
         }
         let change = |packs: Packs| Change::Condemn { packs, seen };
-        self.write_without_used(&client(), plan.unneeded.clone(), plan, change).await
+        self.write_without_used(None, plan.unneeded.clone(), plan, change).await
     }
 
-    /// Writes a change that condemns packs; those that backups have come to rely on meanwhile are left out of it.
+    /// Writes a change that condemns packs, of a session or of none; those that backups have come to rely on meanwhile are left out of it.
     async fn write_without_used(
         &self,
-        session: &str,
+        session: Option<&Session>,
         mut packs: Packs,
         plan: &mut Plan,
         change: impl Fn(Packs) -> Change,
     ) -> Result<Result<(), Refusal>> {
         while !packs.is_empty() {
-            match self.try_write(session, change(packs.clone())).await? {
+            let change = change(packs.clone());
+            let written = match session {
+                Some(session) => session.write(change).await?,
+                None => self.try_write(&client(), change).await?,
+            };
+            match written {
                 Err(Refusal::PacksInUse(used)) => used.names().for_each(|pack| {
                     packs.remove(&pack);
                     plan.keep(&pack);
@@ -296,7 +301,7 @@ impl Repository {
         }
         session.flush().await?;
         let change = |old: Packs| Change::Repack { new: session.new.clone(), old, seen };
-        self.write_without_used(session.id(), old, plan, change).await
+        self.write_without_used(Some(session), old, plan, change).await
     }
 
     /// Drops what is condemned, and what sessions left behind that are over; then deletes the objects of what is dropped.
