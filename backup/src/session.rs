@@ -20,8 +20,6 @@ use crate::{
     repository::Repository,
 };
 
-/// A pack is closed when it has come to this many bytes.
-const PACK: usize = 32 << 20;
 /// Packs that are under way to the store at the same time.
 const UPLOADS: usize = 2;
 
@@ -149,7 +147,7 @@ impl Session {
                         Kind::Page => self.stored_pages += u64::from(prepared.length),
                     }
                     self.open.add(prepared);
-                    if self.open.len() >= PACK {
+                    if self.open.is_full() {
                         self.close_pack().await?;
                     }
                 }
