@@ -74,6 +74,8 @@ pub(crate) struct LeafState {
     pub(crate) beside: u64,
     /// What [`LeafState::activity`] was when it was counted last.
     pub(crate) active: u64,
+    /// It had something under way a moment ago.
+    pub(crate) lingers: bool,
     /// When the last one went.
     pub(crate) went: Nanos,
     pub(crate) requests: u64,
@@ -85,7 +87,8 @@ impl LeafState {
     /// does one whose own limit holds it back.
     pub(crate) fn activity(&self) -> u64 {
         let is_held = matches!((self.place, self.reason), (Place::Sleeping(_), Reason::Limit(Level::Volume, _)));
-        match self.is_background || (self.under_way == 0 && (self.waiting.is_empty() || is_held)) {
+        let is_idle = self.waiting.is_empty() && !self.lingers;
+        match self.is_background || (self.under_way == 0 && (is_idle || is_held)) {
             true => 0,
             false => self.weight,
         }

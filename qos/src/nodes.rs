@@ -42,6 +42,7 @@ impl Tree {
             costs: 0,
             beside: 0,
             active: 0,
+            lingers: false,
             went: 0,
             requests: 0,
             held: BTreeMap::new(),
@@ -94,6 +95,7 @@ impl Tree {
         }
         self.free.push(leaf.0);
         let _reserve = self.reserving.remove(&leaf.0);
+        let _was = self.lingering.remove(state.went, leaf.0);
         self.window.under_way = self.window.under_way.saturating_sub(state.costs.saturating_sub(state.beside));
         self.active = self.active.saturating_sub(state.active);
         self.wake_all();

@@ -14,6 +14,10 @@ const SCALE: u128 = 1 << 20;
 /// Background work that has waited for so long goes, whatever others want.
 pub(crate) const PATIENCE: Nanos = SECOND / 4;
 
+/// For how long after its last request a volume still counts as one that wants the device. Whoever has several requests open at a time is without any
+/// for moments, while its client takes the answers; a flood must not fill the device in these.
+pub(crate) const LINGER: Nanos = SECOND / 20;
+
 /// What a request weighs in the window, and moves its volume's tag.
 pub(crate) fn cost(bytes: u64) -> u64 {
     bytes.saturating_add(OVERHEAD)

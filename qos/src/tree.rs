@@ -6,7 +6,7 @@ use crate::{
     Decision, Key, Leaf, Nanos, Request, Ticket,
     leaf::{LeafState, Level, Place, Reason, Waiting},
     limiter::Limiter,
-    share::{Clock, Ordered, PATIENCE, Tag, Window},
+    share::{Clock, LINGER, Ordered, PATIENCE, Tag, Window},
 };
 
 /// A group, or the pool.
@@ -48,6 +48,8 @@ pub struct Tree {
     pub(crate) pool: Upper,
     pub(crate) ready: Ordered<Tag>,
     pub(crate) sleeping: Ordered<Nanos>,
+    /// Leaves that have nothing under way any more, by when their last request went.
+    pub(crate) lingering: Ordered<Nanos>,
     pub(crate) clock: Clock,
     pub(crate) window: Window,
     /// Weights of the leaves that have something under way or waiting.
@@ -92,6 +94,7 @@ impl Tree {
             pool: Upper::default(),
             ready: Ordered::default(),
             sleeping: Ordered::default(),
+            lingering: Ordered::default(),
             clock: Clock::default(),
             window: Window::default(),
             active: 0,
@@ -130,12 +133,24 @@ impl Tree {
         self.recount(leaf);
     }
 
+    /// Those that have asked for nothing for a while leave the device to others.
+    fn forget_idle(&mut self, now: Nanos) {
+        while let Some((went, leaf)) = self.lingering.first().filter(|(went, _)| went.saturating_add(LINGER) <= now) {
+            let _was = self.lingering.remove(went, leaf);
+            if let Some(state) = self.leaf_mut(Leaf(leaf)) {
+                state.lingers = false;
+            }
+            self.recount(leaf);
+        }
+    }
+
     /// A request that comes in. One that goes has to be reported with [`Tree::done`] when it has ended, also one that waits and goes later.
     pub fn submit(&mut self, leaf: Leaf, request: Request, now: Nanos) -> Decision {
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return Decision::Go };
         if request.is_free() {
             return Decision::Go;
         }
+        self.forget_idle(now);
+        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return Decision::Go };
         if state.waiting.is_empty() {
             if state.active == 0 && !state.is_background {
                 state.active = state.weight;
@@ -246,6 +261,10 @@ impl Tree {
         } else {
             self.window.under_way += cost;
         }
+        if state.lingers {
+            state.lingers = false;
+            let _was = self.lingering.remove(state.went, leaf);
+        }
         state.under_way += 1;
         state.costs += cost;
         state.requests += 1;
@@ -266,6 +285,7 @@ impl Tree {
     /// The next request that may go now. To be asked until it names none: after a request had to wait, when one has ended, and at
     /// [`Tree::next_wake`].
     pub fn next(&mut self, now: Nanos) -> Option<Ticket> {
+        self.forget_idle(now);
         while let Some((until, leaf)) = self.sleeping.first().filter(|(until, _)| *until <= now) {
             self.wake(until, leaf);
         }
@@ -318,7 +338,9 @@ impl Tree {
             let patience = (waits && state.is_background && state.costs == 0).then(|| state.went + PATIENCE);
             reserve.into_iter().chain(patience).min()
         });
-        self.sleeping.first().map(|(until, _)| until).into_iter().chain(beside).min()
+        // While something waits for the window, those that go idle make room.
+        let idle = self.lingering.first().filter(|_| !self.ready.is_empty()).map(|(went, _)| went + LINGER);
+        self.sleeping.first().map(|(until, _)| until).into_iter().chain(beside).chain(idle).min()
     }
 
     fn head(&self, leaf: u32) -> Option<Request> {
@@ -405,6 +427,10 @@ impl Tree {
         state.costs = state.costs.saturating_sub(cost);
         state.beside -= beside;
         self.window.under_way = self.window.under_way.saturating_sub(cost - beside);
+        if state.under_way == 0 && !state.is_background {
+            state.lingers = true;
+            self.lingering.insert(state.went, leaf.0);
+        }
         self.recount(leaf.0);
     }
 

@@ -29,7 +29,7 @@ pub(crate) use turn::Permit;
 use turn::{Slot, Turn};
 
 /// What may be under way at the device while several volumes want it, in requests of 4 KiB, unless the pool says otherwise.
-pub(crate) const DEPTH: u32 = 64;
+pub(crate) const DEPTH: u32 = 24;
 
 pub(crate) struct Qos {
     reactor: Reactor,
