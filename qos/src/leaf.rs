@@ -1,8 +1,8 @@
 //! A volume, or background work: its limits, what waits, and where it stands.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use crate::{Key, Nanos, Request, bucket::Bucket, limiter::Limiter, share::Tag, stats::Held};
+use crate::{Key, Nanos, bucket::Bucket, lanes::Lanes, limiter::Limiter, share::Tag, stats::Held};
 
 /// What holds a request back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -34,12 +34,6 @@ impl Reason {
     }
 }
 
-pub(crate) struct Waiting {
-    pub(crate) number: u64,
-    pub(crate) request: Request,
-    pub(crate) since: Nanos,
-}
-
 /// Where a leaf with waiting requests stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
@@ -57,7 +51,7 @@ pub(crate) struct LeafState {
     pub(crate) is_background: bool,
     pub(crate) weight: u64,
     pub(crate) reserved: Option<Bucket>,
-    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) waiting: Lanes,
     pub(crate) place: Place,
     pub(crate) reason: Reason,
     /// What held the first that waits back the longest, and for how long. The next one begins with the same: it was behind it.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bucket;
+mod lanes;
 mod leaf;
 mod limiter;
 mod limits;

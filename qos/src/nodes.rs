@@ -1,10 +1,11 @@
 //! Volumes and groups that come, change and go, and what is told of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::{
     Credits, Leaf, Limits, Nanos, Node, Snapshot, Tree,
     bucket::Bucket,
+    lanes::Lanes,
     leaf::{LeafState, Place, Reason},
     limiter::Limiter,
     share::{Tag, cost},
@@ -31,7 +32,7 @@ impl Tree {
             is_background,
             weight: 1,
             reserved: None,
-            waiting: VecDeque::new(),
+            waiting: Lanes::default(),
             place: Place::Idle,
             reason: Reason::Share,
             longest: (0, Reason::Share),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::{
     Decision, Key, Leaf, Nanos, Request, Ticket,
-    leaf::{LeafState, Level, Place, Reason, Waiting},
+    lanes::Waiting,
+    leaf::{LeafState, Level, Place, Reason},
     limiter::Limiter,
     share::{Clock, LINGER, Ordered, PATIENCE, Tag, Window},
 };
@@ -174,9 +175,12 @@ impl Tree {
         self.last_ticket += 1;
         let number = self.last_ticket;
         let Some(state) = self.leaf_mut(leaf) else { return Decision::Go };
-        state.waiting.push_back(Waiting { number, request, since: now });
-        if state.place == Place::Idle {
-            self.line_up(leaf.0);
+        let is_first = state.waiting.push(Waiting { number, request, since: now });
+        match state.place {
+            Place::Idle => self.line_up(leaf.0),
+            // What holds back the others may not concern it.
+            Place::Sleeping(until) if is_first => self.wake(until, leaf.0),
+            _ => {}
         }
         self.recount(leaf.0);
         Decision::Wait(Ticket { leaf, number })
@@ -293,12 +297,12 @@ impl Tree {
         let (mut last, mut is_first) = (None, true);
         while let Some((tag, leaf)) = self.ready.after(last) {
             last = Some((tag, leaf));
-            let Some(request) = self.head(leaf) else { continue };
+            let Some((first, checked)) = self.check_waiting(leaf, tag, now) else { continue };
             let reserved = tag == Tag::default() && self.is_reserved(leaf, now);
-            match self.check(leaf, &request, tag, now) {
+            match checked {
                 Checked::Short(until, reason) => self.sleep(leaf, tag, now, until, reason),
-                Checked::Goes if reserved || self.fits(leaf, &request, tag, is_first) => {
-                    return self.grant(leaf, reserved, now);
+                Checked::Goes if reserved || self.fits(leaf, &first.request, tag, is_first) => {
+                    return Some(self.grant(leaf, &first, reserved, now));
                 }
                 Checked::Goes => {
                     is_first &= leaf == self.background.0;
@@ -343,9 +347,20 @@ impl Tree {
         self.sleeping.first().map(|(until, _)| until).into_iter().chain(beside).chain(idle).min()
     }
 
-    fn head(&self, leaf: u32) -> Option<Request> {
-        let state = self.leaves.get(leaf as usize)?.as_ref()?;
-        state.waiting.front().map(|waiting| waiting.request)
+    /// Looks for tokens for the first that waits, and where only its own kind is held back by a limit of the volume, for the first of the
+    /// other kind.
+    fn check_waiting(&mut self, leaf: u32, tag: Tag, now: Nanos) -> Option<(Waiting, Checked)> {
+        let [first, other] = self.leaves.get(leaf as usize)?.as_ref()?.waiting.firsts();
+        let first = first?;
+        let checked = self.check(leaf, &first.request, tag, now);
+        let (Checked::Short(until, Reason::Limit(Level::Volume, _)), Some(other)) = (&checked, other) else {
+            return Some((first, checked));
+        };
+        let until = *until;
+        match self.check(leaf, &other.request, tag, now) {
+            Checked::Short(sooner, _) if sooner >= until => Some((first, checked)),
+            found => Some((other, found)),
+        }
     }
 
     /// Whether the next request of a leaf may go beside the window: by its reserve, or as background work that has waited for long.
@@ -399,20 +414,22 @@ impl Tree {
         self.recount(leaf);
     }
 
-    fn grant(&mut self, leaf: u32, reserved: bool, now: Nanos) -> Option<Ticket> {
-        let state = self.leaf_mut(Leaf(leaf))?;
-        let Waiting { number, request, since } = state.waiting.pop_front()?;
-        state.longest = state.held_by(now);
-        let held = state.held.entry(state.longest.1).or_default();
-        held.requests += 1;
-        held.nanos = held.nanos.saturating_add(now.saturating_sub(since));
-        if reserved && let Some(bucket) = &mut state.reserved {
-            bucket.take(1);
+    fn grant(&mut self, leaf: u32, first: &Waiting, reserved: bool, now: Nanos) -> Ticket {
+        let mut start = Tag::default();
+        if let Some(state) = self.leaf_mut(Leaf(leaf)) {
+            state.waiting.take(first);
+            state.longest = state.held_by(now);
+            let held = state.held.entry(state.longest.1).or_default();
+            held.requests += 1;
+            held.nanos = held.nanos.saturating_add(now.saturating_sub(first.since));
+            if reserved && let Some(bucket) = &mut state.reserved {
+                bucket.take(1);
+            }
+            start = state.start;
         }
-        let start = state.start;
-        self.go(leaf, &request, start, Way { limited: true, reserved }, now);
+        self.go(leaf, &first.request, start, Way { limited: true, reserved }, now);
         self.line_up(leaf);
-        Some(Ticket { leaf: Leaf(leaf), number })
+        Ticket { leaf: Leaf(leaf), number: first.number }
     }
 
     /// A request that went has ended, well or not.
@@ -438,10 +455,9 @@ impl Tree {
     /// is to be reported with [`Tree::done`].
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         let Some(state) = self.leaves.get_mut(ticket.leaf.0 as usize).and_then(Option::as_mut) else { return false };
-        let Ok(at) = state.waiting.binary_search_by_key(&ticket.number, |waiting| waiting.number) else { return false };
-        let _gone = state.waiting.remove(at);
+        let Some(was_first) = state.waiting.cancel(ticket.number) else { return false };
         self.recount(ticket.leaf.0);
-        if at == 0 {
+        if was_first {
             // What it had laid claim to is anybody's, and what is behind it may need less.
             self.line_up(ticket.leaf.0);
             self.wake_all();

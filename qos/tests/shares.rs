@@ -318,3 +318,21 @@ fn weights_hold_among_many_volumes() {
     let share = world.share(clients[0], 5 * SECOND, 20 * SECOND);
     assert!(share > 0.28, "weight 100 among 199 of 1: {share:.3} (0.334 wanted)");
 }
+
+/// Reads and writes that are limited apart each get what is theirs, whatever the other one does.
+#[test]
+fn reads_and_writes_do_not_wait_for_one_another() {
+    for (read_rate, write_rate) in [(1000, 10), (10, 1000), (25, 25)] {
+        let mut tree = Tree::new();
+        let leaf = tree.add_leaf(None);
+        let text = format!("read_iops_sec={read_rate} write_iops_sec={write_rate}");
+        tree.set_limits(Node::Leaf(leaf), limits(&text), GIB, 0);
+        let mut world = World::new(tree, Device { rate: None });
+        let (reads, writes) = (world.client(leaf, 4, Kind::Read, 1 << 20), world.client(leaf, 4, Kind::Write, 1 << 20));
+        world.run_until(20 * SECOND);
+        for (client, rate) in [(reads, read_rate), (writes, write_rate)] {
+            let got = world.count(client, 0, 20 * SECOND);
+            assert!(got.abs_diff(20 * rate) <= rate / 20 + 1, "{text}: {got} in 20 s at {rate}");
+        }
+    }
+}
