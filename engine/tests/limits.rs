@@ -425,9 +425,8 @@ async fn change_at_random(machine: Machine, pool: LocalPool, mut rng: sim::Rng, 
             }
             _ => continue,
         }
-        let mut books = books.borrow_mut();
-        books.done = books.begun.clone();
-        drop(books);
+        let begun = books.borrow().begun.clone();
+        books.borrow_mut().done = begun;
         machine.reactor().sleep(Duration::from_millis(rng.below(400))).await;
     }
 }

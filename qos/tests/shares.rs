@@ -276,14 +276,14 @@ fn a_reserve_wakes_by_itself() {
     assert_eq!(tree.submit(a, read(4096), 0), Decision::Go);
     let mut first = 0;
     while tree.submit(r, read(4096), 0) == Decision::Go {
-        first += 1
+        first += 1;
     }
     while tree.next(0).is_some() {
-        first += 1
+        first += 1;
     }
     let Decision::Wait(_) = tree.submit(r, read(4096), 0) else { panic!() };
     while tree.next(0).is_some() {
-        first += 1
+        first += 1;
     }
     assert_eq!(tree.next_wake(), Some(SECOND / 10), "{first} went");
 }
@@ -301,7 +301,7 @@ fn the_window_holds_with_many_volumes() {
         }
     }
     while tree.next(0).is_some() {
-        went += 1
+        went += 1;
     }
     assert!(went <= 3, "window of {} KiB: {went} requests of 1 MiB under way", 64 * 20);
 }

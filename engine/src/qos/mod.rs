@@ -65,7 +65,7 @@ impl Qos {
     }
 
     fn now(&self) -> Nanos {
-        u64::try_from(self.reactor.now().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.reactor.turn().as_nanos()).unwrap_or(u64::MAX)
     }
 
     // ---- requests ----
