@@ -257,19 +257,24 @@ impl Repository {
             return Ok(Ok(()));
         }
         let change = |packs: Packs| Change::Condemn { packs, seen };
-        self.write_without_used(&client(), plan.unneeded.clone(), plan, change).await
+        self.write_without_used(None, plan.unneeded.clone(), plan, change).await
     }
 
-    /// Writes a change that condemns packs; those that backups have come to rely on meanwhile are left out of it.
+    /// Writes a change that condemns packs, of a session or of none; those that backups have come to rely on meanwhile are left out of it.
     async fn write_without_used(
         &self,
-        session: &str,
+        session: Option<&Session>,
         mut packs: Packs,
         plan: &mut Plan,
         change: impl Fn(Packs) -> Change,
     ) -> Result<Result<(), Refusal>> {
         while !packs.is_empty() {
-            match self.try_write(session, change(packs.clone())).await? {
+            let change = change(packs.clone());
+            let written = match session {
+                Some(session) => session.write(change).await?,
+                None => self.try_write(&client(), change).await?,
+            };
+            match written {
                 Err(Refusal::PacksInUse(used)) => used.names().for_each(|pack| {
                     packs.remove(&pack);
                     plan.keep(&pack);
@@ -296,15 +301,16 @@ impl Repository {
         }
         session.flush().await?;
         let change = |old: Packs| Change::Repack { new: session.new.clone(), old, seen };
-        self.write_without_used(session.id(), old, plan, change).await
+        self.write_without_used(Some(session), old, plan, change).await
     }
 
     /// Drops what is condemned, and what sessions left behind that are over; then deletes the objects of what is dropped.
     async fn sweep(&self, job: &Job) -> Result<u64> {
         loop {
-            // The list first: a session that ends after it was taken may have put packs that it does not name, but none that it does and
+            // The lists first: a session that ends after it was taken may have put packs that it does not name, but none that it does and
             // that the state after it calls unknown is anybody's.
             let listed = self.store().list("packs", None).await?;
+            let cut_off = self.store().cut_off("packs").await?;
             let state = self.state().await?;
             let mut going: Packs =
                 state.packs.iter().filter(|(_, pack)| pack.condemned.is_some()).map(|(name, _)| name).collect();
@@ -321,6 +327,12 @@ impl Repository {
                     // A backup has come to rely on one of them: what is left is found by looking again.
                     Err(Refusal::PacksInUse(_)) => continue,
                     Err(refusal) => return Err(self.explain(&refusal)),
+                }
+            }
+            // A put of a session that is over can only fail: what its program has not put cannot be named by a record any more.
+            for file in cut_off {
+                if PackName::of_object(&file.object).is_some_and(|pack| !state.sessions.contains_key(&pack.session)) {
+                    file.delete()?;
                 }
             }
             let (state, _unreadable) = self.update().await?;
@@ -348,6 +360,36 @@ async fn copy(session: &mut Session, pack: &PackName, entries: &[Entry]) -> Resu
 mod tests {
     use super::*;
     use crate::{InitOptions, Location, pack::Kind};
+
+    #[tokio::test]
+    async fn what_a_killed_program_was_putting_goes_and_what_an_open_session_puts_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", dir.path().join("repository").display());
+        let location = Location { url, cache: Some(dir.path().join("cache")), ..Location::default() };
+        let repository = Repository::init(&location, &InitOptions::default()).await.unwrap();
+        let job = Job::new();
+        let open = Session::begin(&repository, &job).await.unwrap();
+        let file = |session: &str, name: &str| {
+            let directory = dir.path().join("repository/packs").join(session);
+            std::fs::create_dir_all(&directory).unwrap();
+            let path = directory.join(name);
+            std::fs::write(&path, "half a pack").unwrap();
+            path
+        };
+        let gone = "0123456789abcdef0123456789abcdef";
+        let left = [file(gone, "00000001#1"), file(gone, "00000002#31")];
+        // Of the session that goes on, and such as nothing here makes.
+        let kept =
+            [file(open.id(), "00000001#1"), file(gone, "00000003#"), file(gone, "00000004#a"), file(gone, "n#1")];
+        for _ in 0..2 {
+            let _collected = repository.collect(&CollectOptions::default(), &job).await.unwrap();
+            assert!(left.iter().all(|path| !path.exists()) && kept.iter().all(|path| path.exists()));
+        }
+        let of_open = kept[0].clone();
+        open.end(false).await.unwrap();
+        let _collected = repository.collect(&CollectOptions::default(), &job).await.unwrap();
+        assert!(!of_open.exists() && kept[1..].iter().all(|path| path.exists()));
+    }
 
     #[tokio::test]
     async fn what_others_came_to_rely_on_is_not_called_freed() {

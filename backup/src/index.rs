@@ -3,7 +3,10 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, Options, SliceTransform, WriteBatch};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions,
+    DB, Options, SliceTransform, WriteBatch,
+};
 
 use crate::{
     chunk::{ChunkId, Codec, ID_LEN},
@@ -25,6 +28,12 @@ const GATHERED: usize = 8 << 20;
 const NUMBER: usize = 4;
 /// Where the last record of the log that was seen is noted: number, hash.
 const SEEN: &[u8] = b"seen";
+/// Where it is noted how the files are laid out.
+const LAYOUT: &[u8] = b"layout";
+/// Indexes and filters of files in partitions, each for itself in the cache.
+const PARTITIONED: &[u8] = b"partitioned";
+/// Files that are open at once: more come to be opened for each look-up anew.
+const OPEN_FILES: i32 = 256;
 /// Directories that are tried when others hold an index open: one for each program that uses the repository at the same time.
 const SIDE_BY_SIDE: u32 = 64;
 
@@ -252,28 +261,57 @@ fn ids(entries: &[Entry]) -> Vec<u8> {
 
 fn open_db(path: &Path) -> Result<DB, rocksdb::Error> {
     let cache = Cache::new_lru_cache(CACHE);
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&cache);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_bloom_filter(10.0, false);
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_write_buffer_size(GATHERED);
-    options.set_max_open_files(64);
+    options.set_max_open_files(OPEN_FILES);
+    // In shards, few files are enough to push each other out.
+    options.set_table_cache_num_shard_bits(0);
     options.set_keep_log_file_num(2);
     // Opened by each command: a few files, and no threads for them.
     options.set_max_file_opening_threads(1);
     options.set_skip_stats_update_on_db_open(true);
-    options.set_block_based_table_factory(&table);
+    options.set_block_based_table_factory(&table(&cache));
     let mut chunks = options.clone();
     chunks.set_prefix_extractor(SliceTransform::create_fixed_prefix(ID_LEN));
+    let mut by_prefix = table(&cache);
+    // They are looked for by their names alone.
+    by_prefix.set_whole_key_filtering(false);
+    chunks.set_block_based_table_factory(&by_prefix);
     let families = [
         ColumnFamilyDescriptor::new(CHUNKS, chunks),
         ColumnFamilyDescriptor::new(PACKS, options.clone()),
         ColumnFamilyDescriptor::new(MARKS, options.clone()),
     ];
-    DB::open_cf_descriptors(&options, path, families)
+    let db = DB::open_cf_descriptors(&options, path, families)?;
+    lay_out(&db)?;
+    Ok(db)
+}
+
+/// A filter in one piece is larger than what a shard of the cache takes, and would be read for each name that is not there.
+fn table(cache: &Cache) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_bloom_filter(10.0, false);
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
+    table
+}
+
+/// Files that an earlier version wrote are written anew, as those of this one are.
+fn lay_out(db: &DB) -> Result<(), rocksdb::Error> {
+    if db.get(LAYOUT)?.as_deref() == Some(PARTITIONED) {
+        return Ok(());
+    }
+    let mut all = CompactOptions::default();
+    all.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+    for family in [CHUNKS, PACKS, MARKS].into_iter().filter_map(|name| db.cf_handle(name)) {
+        db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &all);
+    }
+    db.put(LAYOUT, PARTITIONED)
 }
 
 /// RocksDB has one kind of error for a lock that others hold and for a disk that fails; paths may have any word in them.
@@ -333,6 +371,38 @@ mod tests {
         assert!(
             ids.iter().all(|id| !index.is_marked(Kind::Data, id).unwrap() && !index.is_marked(Kind::Page, id).unwrap())
         );
+    }
+
+    #[test]
+    fn an_index_of_an_earlier_version_is_laid_out_anew_and_keeps_what_it_knows() {
+        const FAMILIES: [&str; 3] = [CHUNKS, PACKS, MARKS];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index-0");
+        let partitions = |db: &DB| {
+            let name = "rocksdb.aggregated-table-properties";
+            let properties = db.property_value_cf(db.cf_handle(CHUNKS).unwrap(), name).unwrap().unwrap();
+            properties.contains("# index partitions")
+        };
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let mut chunks = options.clone();
+        chunks.set_prefix_extractor(SliceTransform::create_fixed_prefix(ID_LEN));
+        let families = FAMILIES.map(|name| {
+            ColumnFamilyDescriptor::new(name, if name == CHUNKS { chunks.clone() } else { options.clone() })
+        });
+        let old = Index { db: Arc::new(DB::open_cf_descriptors(&options, &path, families).unwrap()) };
+        let a = pack("a", 1);
+        old.add(&a, &[entry(1, 8), entry(2, 20)]).unwrap();
+        old.note_seen(7, "abc").unwrap();
+        FAMILIES.iter().for_each(|name| old.db.flush_cf(old.family(name).unwrap()).unwrap());
+        assert!(!partitions(&old.db));
+        drop(old);
+        let index = Index::open(dir.path()).unwrap();
+        assert!(partitions(&index.db));
+        assert_eq!(index.entries(&a).unwrap(), [entry(1, 8), entry(2, 20)]);
+        assert_eq!(index.find(&ChunkId([1; ID_LEN])).unwrap(), [Located { pack: a, entry: entry(1, 8) }]);
+        assert_eq!(index.seen().unwrap(), Some((7, "abc".to_owned())));
     }
 
     #[test]

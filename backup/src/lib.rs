@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod alive;
+#[cfg(test)]
+mod allocated;
 mod chains;
 mod chunk;
 mod chunks;

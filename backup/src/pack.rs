@@ -9,7 +9,7 @@
 //! Little-endian. In an encrypted repository each chunk is sealed for its name, and the footer for the pack's; offsets and stored lengths are
 //! those of the sealed form. A pack says itself what is in it, so an index of all packs can always be made anew.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, mem};
 
 use bytes::Bytes;
 
@@ -24,6 +24,18 @@ const END: &[u8; 8] = b"CAIRNPE1";
 const ENTRY: usize = 48;
 /// Longest stored form of a chunk: plain, with nonce and tag.
 const LONGEST: u64 = (chunk::LONGEST + 64) as u64;
+/// A pack is full when it has come to this many bytes,
+const FULL: usize = 32 << 20;
+/// or to this many chunks: what is kept of each while a pack is written may be more than its bytes.
+const MOST: usize = 65_536;
+/// Longest stored footer, in bytes. Packs of earlier versions were closed by their bytes alone: 32 MiB of chunks of 12 bytes, the shortest
+/// that anything compresses to.
+const LONGEST_FOOTER: u32 = 128 << 20;
+/// A stored chunk of more than so many bytes is a part of its own. Shorter ones are gathered: the buffers in which the engine hands them out
+/// may be far longer than they are.
+const ALONE: usize = 64 << 10;
+/// So many bytes are gathered in one part.
+const GATHERED: usize = 1 << 20;
 /// Length of what stands at the very end.
 pub(crate) const TAIL: usize = 4 + 4 + 32 + 8;
 
@@ -68,8 +80,10 @@ impl Prepared {
 pub(crate) struct Writer {
     name: String,
     keys: Keys,
-    /// One after the other, as they were made: nothing is copied into one place.
+    /// One after the other: long ones as they were made, short ones copied together.
     parts: Vec<Bytes>,
+    /// Short ones since the last part.
+    gathered: Vec<u8>,
     length: usize,
     entries: Vec<Entry>,
 }
@@ -91,16 +105,16 @@ fn hash(name: &str, footer: &[u8]) -> [u8; 32] {
 impl Writer {
     /// An empty pack of this name.
     pub(crate) fn new(name: String, keys: Keys) -> Self {
-        Self { name, keys, parts: vec![Bytes::from_static(HEAD)], length: HEAD.len(), entries: Vec::new() }
+        Self { name, keys, parts: Vec::new(), gathered: HEAD.to_vec(), length: HEAD.len(), entries: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Bytes so far.
-    pub(crate) fn len(&self) -> usize {
-        self.length
+    /// Whether nothing more should be added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.length >= FULL || self.entries.len() >= MOST
     }
 
     pub(crate) fn add(&mut self, chunk: Prepared) {
@@ -113,12 +127,27 @@ impl Writer {
             kind: chunk.kind,
         });
         self.length += chunk.stored.len();
-        self.parts.push(chunk.stored);
+        if chunk.stored.len() > ALONE {
+            self.close_part();
+            self.parts.push(chunk.stored);
+        } else {
+            self.gathered.extend_from_slice(&chunk.stored);
+            if self.gathered.len() >= GATHERED {
+                self.close_part();
+            }
+        }
+    }
+
+    /// What was gathered becomes a part, of just the memory that it needs.
+    fn close_part(&mut self) {
+        if !self.gathered.is_empty() {
+            self.parts.push(Bytes::from(mem::take(&mut self.gathered).into_boxed_slice()));
+        }
     }
 
     /// The whole object, in parts, and what is in it.
     pub(crate) fn finish(mut self) -> (Vec<Bytes>, Vec<Entry>) {
-        let mut footer = Vec::with_capacity(self.entries.len() * ENTRY);
+        let mut footer = Vec::with_capacity(self.entries.len() * ENTRY + TAIL);
         for entry in &self.entries {
             footer.extend_from_slice(&entry.id.0);
             for number in [entry.offset, entry.stored, entry.length] {
@@ -136,7 +165,8 @@ impl Writer {
         end.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
         end.extend_from_slice(&hash);
         end.extend_from_slice(END);
-        self.parts.push(Bytes::from(end));
+        self.close_part();
+        self.parts.push(Bytes::from(end.into_boxed_slice()));
         (self.parts, self.entries)
     }
 }
@@ -157,7 +187,7 @@ impl Tail {
         let Some((footer, chunks, hash)) = whole.then(fields).flatten() else {
             return Err(damaged(name, "it does not end as a pack does"));
         };
-        if u64::from(footer) + (HEAD.len() + TAIL) as u64 > size {
+        if footer > LONGEST_FOOTER || u64::from(footer) + (HEAD.len() + TAIL) as u64 > size {
             return Err(damaged(name, format_args!("its footer would have {footer} of its {size} bytes")));
         }
         Ok(Self { footer, chunks, hash })
@@ -219,7 +249,7 @@ pub(crate) fn content<'a>(pack: &str, entry: &Entry, stored: &'a [u8], keys: &Ke
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypt::new_master;
+    use crate::{allocated::allocated, crypt::new_master};
 
     fn prepared(content: &[u8], keys: &Keys) -> Prepared {
         Prepared::new(keys.name(content), Kind::Data, Content::Made(content.to_vec()), 3, keys)
@@ -247,6 +277,64 @@ mod tests {
         assert!(set(8, 100, 4096, 108) && !set(8, 101, 4096, 108) && !set(7, 100, 4096, 108));
         assert!(set(u32::MAX - 100, 100, 4096, huge) && !set(u32::MAX - 100, 101, 4096, huge));
         assert!(!set(8, 1 << 30, 4096, huge) && !set(8, 100, 1 << 30, huge));
+    }
+
+    #[test]
+    fn a_footer_longer_than_any_is_not_read() {
+        let tail = |footer: u32| {
+            let mut bytes = [0; TAIL];
+            bytes[..4].copy_from_slice(&footer.to_le_bytes());
+            bytes[TAIL - END.len()..].copy_from_slice(END);
+            Tail::decode("s/1", &bytes, 1 << 40)
+        };
+        assert_eq!(tail(LONGEST_FOOTER).unwrap().footer, LONGEST_FOOTER);
+        assert!(tail(LONGEST_FOOTER + 1).is_err());
+    }
+
+    fn noise(len: usize, seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// Bytes that a full pack of such chunks takes: while it is filled, and done; and how many chunks it has.
+    fn memory_of_a_pack(content: impl Fn(u64) -> Content) -> ([usize; 2], usize) {
+        let keys = Keys::none();
+        let before = allocated();
+        let mut writer = Writer::new("s/1".to_owned(), keys.clone());
+        for seed in 0.. {
+            let content = content(seed);
+            writer.add(Prepared::new(keys.name(&content), Kind::Data, content, 3, &keys));
+            if writer.is_full() {
+                break;
+            }
+        }
+        let filled = allocated().wrapping_sub(before);
+        let (parts, entries) = writer.finish();
+        let done = allocated().wrapping_sub(before);
+        drop(parts);
+        ([filled, done], entries.len())
+    }
+
+    #[test]
+    fn a_full_pack_takes_little_more_memory_than_its_bytes() {
+        const MOST_MEMORY: usize = FULL + FULL / 4;
+        // Reads of two blocks, as the engine hands them out; of a window; and what alternates.
+        let reads: [fn(u64) -> usize; 4] =
+            [|_| 8192, |_| 65_536, |_| 262_144, |seed| [4096, 69_632][seed as usize % 2]];
+        for (number, len) in reads.into_iter().enumerate() {
+            let read = |seed| Content::Read(cairn_engine::IoBuf::from(&noise(len(seed), seed)[..]));
+            let (memory, _) = memory_of_a_pack(read);
+            assert!(memory.into_iter().all(|bytes| bytes > FULL && bytes < MOST_MEMORY), "{number}: {memory:?}");
+        }
+        // Blocks of one value with a number in front, which compress to a few bytes.
+        let tiny = |seed: u64| {
+            let mut bytes = vec![0xe5; 4096];
+            bytes[..8].copy_from_slice(&seed.to_le_bytes());
+            Content::Made(bytes)
+        };
+        let (memory, chunks) = memory_of_a_pack(tiny);
+        assert!(memory.into_iter().all(|bytes| bytes < FULL) && chunks == MOST, "{chunks} chunks in {memory:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A session: writes chunks into packs, packs into the repository, and what they are for into the log.
 
-use std::{collections::HashSet, mem, sync::Arc};
+use std::{collections::HashSet, fmt, mem, sync::Arc};
 
 use object_store::PutPayload;
 use tokio::task::JoinSet;
@@ -20,8 +20,6 @@ use crate::{
     repository::Repository,
 };
 
-/// A pack is closed when it has come to this many bytes.
-const PACK: usize = 32 << 20;
 /// Packs that are under way to the store at the same time.
 const UPLOADS: usize = 2;
 
@@ -64,6 +62,8 @@ pub(crate) struct Session {
     /// Chunks that are in no finished pack yet.
     pending: Arc<std::sync::Mutex<HashSet<ChunkId>>>,
     uploads: JoinSet<Result<()>>,
+    /// The first upload that failed. Chunks that it was to bring were answered as stored, so nothing that may rely on them is recorded.
+    failed: Option<Error>,
     pub(crate) new: Packs,
     pub(crate) uses: Packs,
     /// Bytes of content that was stored, data and pages.
@@ -94,6 +94,7 @@ impl Session {
             next: 1,
             pending: Arc::default(),
             uploads: JoinSet::new(),
+            failed: None,
             new: Packs::default(),
             uses: Packs::default(),
             stored_data: 0,
@@ -128,7 +129,11 @@ impl Session {
     }
 
     /// Stores what was made ready.
+    ///
+    /// # Errors
+    /// From the first upload that failed on, always that upload's error: never one that a caller could take for damage of what it reads.
     pub(crate) async fn store(&mut self, ready: Ready) -> Result<ChunkId> {
+        self.check()?;
         let Ready { id, place } = ready;
         match place {
             Ok(pack) if pack.session == self.id => {}
@@ -142,7 +147,7 @@ impl Session {
                         Kind::Page => self.stored_pages += u64::from(prepared.length),
                     }
                     self.open.add(prepared);
-                    if self.open.len() >= PACK {
+                    if self.open.is_full() {
                         self.close_pack().await?;
                     }
                 }
@@ -187,15 +192,25 @@ impl Session {
     }
 
     async fn one_upload(&mut self) -> Result<()> {
-        match self.uploads.join_next().await {
+        let outcome = match self.uploads.join_next().await {
             Some(Ok(outcome)) => outcome,
             Some(Err(error)) => Err(Error::new(ErrorKind::Store, format!("an upload failed: {error}"))),
             None => Ok(()),
+        };
+        if let Err(error) = outcome {
+            let _first = self.failed.get_or_insert(error);
         }
+        self.check()
+    }
+
+    /// Whether all that was answered as stored is there, or on its way.
+    fn check(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Brings everything to the store.
     pub(crate) async fn flush(&mut self) -> Result<()> {
+        self.check()?;
         self.close_pack().await?;
         while !self.uploads.is_empty() {
             self.one_upload().await?;
@@ -203,8 +218,12 @@ impl Session {
         Ok(())
     }
 
-    /// Writes a change as this session.
+    /// Writes a change as this session; one that relies on what was stored comes after [`Session::flush`].
     pub(crate) async fn write(&self, change: Change) -> Result<Result<u64, Refusal>> {
+        if matches!(change, Change::Commit { .. } | Change::Repack { .. }) {
+            self.check()?;
+            assert!(self.open.is_empty() && self.uploads.is_empty(), "what is relied on was not brought to the store");
+        }
         self.repository.try_write(&self.id, change).await
     }
 
@@ -236,10 +255,50 @@ async fn upload(
     let store = repository.store();
     // A name that is taken is this very pack: an answer was lost. Whatever is there is read back now.
     let _put = store.put_new(&name.object(), bytes).await?;
-    let there = crate::chunks::footer(store, repository.keys(), name).await?;
+    // Nothing that counts is damaged if this fails: callers that go on without what is damaged must not go on without this.
+    let not_sent = |why: &dyn fmt::Display| {
+        let text = format!(
+            "{} is not what was sent there ({why}): try again, and check the store",
+            store.shown(&name.object())
+        );
+        Error::new(ErrorKind::Store, text)
+    };
+    let there = match crate::chunks::footer(store, repository.keys(), name).await {
+        Err(error) if error.kind() != ErrorKind::Store => return Err(not_sent(&error)),
+        there => there?,
+    };
     if there != entries {
-        let text = format!("{} does not hold what was put there", store.shown(&name.object()));
-        return Err(Error::new(ErrorKind::Corrupt, text));
+        return Err(not_sent(&"it holds other chunks"));
     }
     repository.index().add(name, entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{InitOptions, Location};
+
+    #[tokio::test]
+    async fn after_an_upload_that_failed_nothing_is_stored_or_relied_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let location =
+            Location { url: "memory:".to_owned(), cache: Some(dir.path().to_owned()), ..Location::default() };
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let repository = Repository::init_with(store, &location, &InitOptions::default()).await.unwrap();
+        let job = Job::new();
+        let mut session = Session::begin(&repository, &job).await.unwrap();
+        let _id = session.put(Kind::Data, vec![7; 4096]).await.unwrap();
+        job.cancel();
+        let cancelled = |outcome: Result<()>| assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
+        cancelled(session.flush().await);
+        // It was called stored.
+        cancelled(session.put(Kind::Data, vec![7; 4096]).await.map(drop));
+        cancelled(session.put(Kind::Data, vec![8; 4096]).await.map(drop));
+        cancelled(session.flush().await);
+        let repack = Change::Repack { new: session.new.clone(), old: Packs::default(), seen: 1 };
+        cancelled(session.write(repack).await.map(drop));
+        session.end(true).await.unwrap();
+        let state = repository.state().await.unwrap();
+        assert!(state.packs.is_empty() && state.sessions.is_empty());
+    }
 }

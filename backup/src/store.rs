@@ -3,7 +3,7 @@
 //! Errors that may pass are tried again for a while. A put whose answer was lost may have been done: whoever needs to know reads the object
 //! back.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -21,6 +21,9 @@ const TRIES: u32 = 5;
 const LARGEST: u64 = 1 << 30;
 /// Before the second try; each further one waits twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Options that users' own take the place of. A request has this time from its beginning to its end, and a pack is one request: so two packs of
+/// 32 MiB at a time need an uplink of about 1 Mbit/s. A server that is not there is still told by the time for connecting.
+const OPTIONS: [(&str, &str); 2] = [("timeout", "10 minutes"), ("connect_timeout", "5 seconds")];
 /// Objects of so many bytes do not stay in the page cache of this machine.
 const LARGE: usize = 1 << 20;
 
@@ -68,10 +71,7 @@ impl Store {
         if let Ok((ObjectStoreScheme::Local, _)) = ObjectStoreScheme::parse(&parsed) {
             return Self::local(&parsed, url, create);
         }
-        let options = options.iter().map(|(key, value)| (key.clone(), value.clone()));
-        let from_environment = std::env::vars().filter(|(key, _)| is_store_option(key));
-        let options = from_environment.map(|(key, value)| (key.to_ascii_lowercase(), value)).chain(options);
-        let (store, prefix) = object_store::parse_url_opts(&parsed, options)
+        let (store, prefix) = object_store::parse_url_opts(&parsed, all_options(std::env::vars(), options))
             .map_err(|e| invalid(format!("{url} cannot be used as a repository: {e}")))?;
         Ok(Self {
             inner: Arc::new(PrefixStore::new(store, prefix)),
@@ -125,12 +125,17 @@ impl Store {
             tries += 1;
             match self.inner.put_opts(&path, bytes.clone(), options).await {
                 Ok(_) => {
+                    // The try before may have made directories that are not on disk.
+                    if tries > 1 {
+                        self.sync(name).await?;
+                    }
                     self.leave_cache(name, bytes.content_length()).await;
                     return Ok(Put::Done);
                 }
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     // Some stores answer so to a conflict of two puts, too, though neither has landed.
                     if self.head(name).await?.is_some() {
+                        self.sync(name).await?;
                         return Ok(Put::Exists);
                     }
                     if tries >= TRIES {
@@ -144,6 +149,33 @@ impl Store {
             }
             wait(tries).await;
         }
+    }
+
+    /// Brings to disk that an object is where it is. A put that failed may have failed at just that, and the next finds the object there.
+    pub(crate) async fn sync(&self, name: &str) -> Result<()> {
+        let Some(root) = self.directory.clone() else { return Ok(()) };
+        let path = root.join(name);
+        let sync = move || {
+            let directories = path.ancestors().skip(1).take_while(|directory| directory.starts_with(&root));
+            directories.into_iter().try_for_each(|directory| {
+                std::fs::File::open(directory)
+                    .and_then(|directory| directory.sync_all())
+                    .map_err(|e| Error::new(ErrorKind::Store, format!("cannot sync {}: {e}", directory.display())))
+            })
+        };
+        blocking(sync).await
+    }
+
+    /// Files of puts that did not come to their end, of objects two levels below a directory. Lists leave them out, and nothing else takes
+    /// them away. Only a local directory has such.
+    pub(crate) async fn cut_off(&self, directory: &str) -> Result<Vec<CutOff>> {
+        let Some(root) = self.directory.clone() else { return Ok(Vec::new()) };
+        let name = directory.to_owned();
+        blocking(move || {
+            let failed = |e| Error::new(ErrorKind::Store, format!("cannot list {}: {e}", root.join(&name).display()));
+            cut_off(&root, &name).map_err(failed)
+        })
+        .await
     }
 
     /// Takes a large object that is on disk out of the page cache: the memory of a host of VMs is for other things, and the next pack is
@@ -270,6 +302,71 @@ impl Store {
     }
 }
 
+/// A file that was to become an object.
+pub(crate) struct CutOff {
+    path: PathBuf,
+    pub(crate) object: String,
+}
+
+impl CutOff {
+    /// One that is not there is as good as deleted.
+    pub(crate) fn delete(self) -> Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::Store, format!("cannot delete {}: {e}", self.path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn cut_off(root: &std::path::Path, directory: &str) -> io::Result<Vec<CutOff>> {
+    let mut found = Vec::new();
+    for below in entries(&root.join(directory))? {
+        // Sessions' directories; a file among them is none of ours.
+        if !below.file_type()?.is_dir() {
+            continue;
+        }
+        for file in entries(&below.path())? {
+            let (Ok(below), Ok(name)) = (below.file_name().into_string(), file.file_name().into_string()) else {
+                continue;
+            };
+            // As `object_store` names them.
+            if let Some((object, number)) = name.split_once('#')
+                && !number.is_empty()
+                && number.bytes().all(|b| b.is_ascii_digit())
+            {
+                found.push(CutOff { path: file.path(), object: format!("{directory}/{below}/{object}") });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What is in a directory: nothing, if it is not there.
+fn entries(directory: &std::path::Path) -> io::Result<Vec<std::fs::DirEntry>> {
+    match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.collect(),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let worker = tokio::task::spawn_blocking(work);
+    worker.await.map_err(|e| Error::new(ErrorKind::Store, format!("a worker failed: {e}")))?
+}
+
+/// Options of a store, those that count last: what is set here, what the environment says, what the user gave.
+fn all_options(
+    environment: impl Iterator<Item = (String, String)>,
+    options: &[(String, String)],
+) -> Vec<(String, String)> {
+    let ours = OPTIONS.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let environment = environment.filter(|(key, _)| is_store_option(key));
+    let environment = environment.map(|(key, value)| (key.to_ascii_lowercase(), value));
+    ours.into_iter().chain(environment).chain(options.iter().cloned()).collect()
+}
+
 /// Variables of the environment that `object_store` has options for.
 fn is_store_option(key: &str) -> bool {
     ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| key.starts_with(prefix))
@@ -282,4 +379,47 @@ fn may_pass(error: &object_store::Error) -> bool {
 
 async fn wait(tries: u32) {
     tokio::time::sleep(FIRST_WAIT * 2u32.saturating_pow(tries - 1)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::{
+        ClientConfigKey,
+        aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    };
+
+    #[tokio::test]
+    async fn what_a_put_finds_there_counts_only_once_its_directories_are_on_disk() {
+        let (dir, inner) = (tempfile::tempdir().unwrap(), Arc::new(object_store::memory::InMemory::new()));
+        // The object is there, as after a put that failed at its last step.
+        let _put = inner.put(&Path::from("log/1"), "record".into()).await.unwrap();
+        let store = Store { directory: Some(dir.path().to_owned()), ..Store::from_parts(inner, "file:///test") };
+        let error = store.put_new("log/1", "record").await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Store && error.to_string().starts_with("cannot sync"), "{error}");
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        assert_eq!(store.put_new("log/1", "record").await.unwrap(), Put::Exists);
+    }
+
+    /// The request timeout of a store that is given these options.
+    fn timeouts(options: &[(&str, &str)]) -> [Option<String>; 2] {
+        let owned =
+            |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+        let environment = owned(&[("AWS_TIMEOUT", "7 minutes"), ("TIMEOUT", "1 second")]);
+        let from_environment = if options.is_empty() { Vec::new() } else { environment };
+        let all = all_options(from_environment.into_iter(), &owned(options));
+        let builder = all.into_iter().fold(AmazonS3Builder::new(), |builder, (key, value)| {
+            builder.with_config(key.parse::<AmazonS3ConfigKey>().unwrap(), value)
+        });
+        [ClientConfigKey::Timeout, ClientConfigKey::ConnectTimeout]
+            .map(|key| builder.get_config_value(&AmazonS3ConfigKey::Client(key)))
+    }
+
+    #[test]
+    fn a_pack_has_minutes_to_arrive_unless_the_user_says_otherwise() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(timeouts(&[]), [some("10 minutes"), some("5 seconds")]);
+        assert_eq!(timeouts(&[("region", "here")]), [some("7 minutes"), some("5 seconds")]);
+        assert_eq!(timeouts(&[("timeout", "2 minutes")]), [some("2 minutes"), some("5 seconds")]);
+    }
 }

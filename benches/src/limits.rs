@@ -38,7 +38,7 @@ struct Args {
 const DEPTHS: [u32; 4] = [1, 8, 32, 128];
 const VOLUME: u64 = 2 * GIB;
 
-/// Limits, and what fio does under them: reads, writes, or both in equal parts.
+/// Limits, and what fio does under them: reads, writes, both in equal parts, or both as fast as each may, through a connection each.
 const ALONE: [(&str, u64, &str); 12] = [
     ("total_iops_sec=2000", 4096, "randrw"),
     ("read_iops_sec=2000", 4096, "randread"),
@@ -56,8 +56,8 @@ const ALONE: [(&str, u64, &str); 12] = [
 const TOGETHER: [(&str, u64, &str); 4] = [
     ("total_iops_sec=2000 total_bytes_sec=6MiB", 4096, "randrw"),
     ("total_iops_sec=50 total_bytes_sec=80MiB", 1 << 20, "randrw"),
-    ("read_iops_sec=1500 write_iops_sec=1500 read_bytes_sec=4MiB write_bytes_sec=4MiB", 4096, "randrw"),
-    ("read_iops_sec=30 write_iops_sec=30 read_bytes_sec=25MiB write_bytes_sec=25MiB", 1 << 20, "randrw"),
+    ("read_iops_sec=1500 write_iops_sec=900 read_bytes_sec=4MiB write_bytes_sec=4MiB", 4096, "apart"),
+    ("read_iops_sec=30 write_iops_sec=20 read_bytes_sec=25MiB write_bytes_sec=25MiB", 1 << 20, "apart"),
 ];
 
 fn main() {
@@ -106,6 +106,20 @@ impl Site {
         self.qos(&["clear", target])?;
         let keys: Vec<&str> = limits.split(' ').filter(|key| !key.is_empty()).collect();
         if keys.is_empty() { Ok(()) } else { self.qos(&[&["set", target], &keys[..]].concat()) }
+    }
+
+    /// Requests a second of both kinds.
+    fn rate(&self, volume: &str, rw: &str, block: u64, depth: u32, seconds: u64) -> Result<f64, String> {
+        if rw == "apart" {
+            let one = |rw: &'static str| move || self.rate(volume, rw, block, depth, seconds);
+            return thread::scope(|scope| {
+                let writes = scope.spawn(one("randwrite"));
+                let reads = one("randread")()?;
+                Ok(reads + writes.join().unwrap_or_else(|_| Err("a thread failed".into()))?)
+            });
+        }
+        let job = self.fio(volume, rw, block, depth, &timed(seconds))?;
+        Ok(iops(&job, "read") + iops(&job, "write"))
     }
 
     /// Runs fio; its first job's results.
@@ -161,11 +175,10 @@ fn allowed(limits: &str, block: u64, rw: &str) -> f64 {
         let (requests, bytes) = (limit(&format!("{side}_iops_sec")), limit(&format!("{side}_bytes_sec")));
         requests.unwrap_or(f64::MAX).min(bytes.unwrap_or(f64::MAX))
     };
-    // With both in equal parts, the slower one holds the other back: a volume's requests go in their order.
     match rw {
         "randread" => side("total").min(side("read")),
         "randwrite" => side("total").min(side("write")),
-        _ => side("total").min(2.0 * side("read").min(side("write"))),
+        _ => side("total").min(side("read") + side("write")),
     }
 }
 
@@ -177,20 +190,15 @@ fn rates(args: &Args, site: &Site) -> Result<(), String> {
         for depth in DEPTHS {
             site.limit(&name(depth), limits)?;
         }
-        let measure = |depth: u32| {
-            // Mixed in turn and not by chance, so that what is allowed follows from the limits.
-            let more = [timed(args.seconds), vec!["--rwmixread=50".to_owned(), "--randseed=7".to_owned()]].concat();
-            site.fio(&name(depth), rw, *block, depth, &more)
-        };
-        let jobs: Vec<Result<Value, String>> = thread::scope(|scope| {
-            let runs = DEPTHS.map(|depth| scope.spawn(move || measure(depth)));
+        let rates: Vec<Result<f64, String>> = thread::scope(|scope| {
+            let runs =
+                DEPTHS.map(|depth| scope.spawn(move || site.rate(&name(depth), rw, *block, depth, args.seconds)));
             runs.into_iter().map(|run| run.join().unwrap_or_else(|_| Err("a thread failed".into()))).collect()
         });
         let allowed = allowed(limits, *block, rw);
         let mut cells = Vec::new();
-        for job in jobs {
-            let job = job?;
-            let rate = iops(&job, "read") + iops(&job, "write");
+        for rate in rates {
+            let rate = rate?;
             let off = (rate / allowed - 1.0) * 100.0;
             worst = worst.max(off.abs());
             cells.push(format!("{rate:.1} ({off:+.2} %)"));

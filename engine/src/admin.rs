@@ -5,6 +5,7 @@ use std::rc::Rc;
 use crate::{
     core::Core,
     error::{Result, busy, exists, invalid, no_space, not_found, read_only},
+    format::sheet::Owner,
     info::{Event, ExtentKind, ExtentPage, PoolStats, VolumeInfo, VolumeOptions},
     names::{Target, check_name},
     reactor::Reactor,
@@ -299,6 +300,8 @@ impl LocalPool {
                 self.not_attached(Opened::Snapshot(*id), name)?;
             }
             self.fits_a_group(snapshots.len() * 9).map_err(|e| e.within("delete some of the snapshots first"))?;
+            let was_in_group =
+                state.lineage.sheet(&Owner::Volume(volume)).is_some_and(|(_, sheet)| sheet.group.is_some());
             // From the tip down, so that each walk has the least to compare with.
             state.delete(id);
             for (id, _) in snapshots.iter().rev() {
@@ -308,7 +311,7 @@ impl LocalPool {
             names.push(name.to_owned());
             drop(state);
             self.core.gates.fall(volume);
-            self.core.volume_gone(volume);
+            self.core.volume_gone(volume, was_in_group);
             names
         };
         self.core.flush().await?;
@@ -379,7 +382,7 @@ impl LocalPool {
         PoolStats {
             uuid: superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
             path: core.path.display().to_string(),
-            format: crate::format::FORMAT,
+            format: superblock.format,
             storage: core.reactor.storage_name().to_owned(),
             size: superblock.total_blocks * BLOCK,
             capacity: state.space.capacity() * BLOCK,

@@ -286,7 +286,7 @@ impl Core {
             }
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(NOTE_TICKS) {
-                self.note_credits();
+                let _all = self.note_credits();
             }
             if ticks.is_multiple_of(RETRY_TICKS) {
                 self.state.borrow_mut().space.retry_backing();

@@ -1,6 +1,6 @@
 //! Limits of volumes, groups and the pool: setting and showing them, keeping them and what was used of them over restarts.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::collections::BTreeSet;
 
 use cairn_qos::{Kind, Request};
 
@@ -8,7 +8,10 @@ use crate::{
     admin::LocalPool,
     core::Core,
     error::{Result, invalid},
-    format::sheet::{Owner, Sheet},
+    format::{
+        FORMAT,
+        sheet::{Owner, Sheet},
+    },
     names::check_name,
     qos::{DEPTH, is_news},
     state::{Need, State},
@@ -29,6 +32,10 @@ impl LocalPool {
     /// # Errors
     /// `Invalid` names the key and the rule; `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn set_qos(&self, target: &QosTarget, changes: &[(String, Option<String>)]) -> Result<QosInfo> {
+        // An older program could not read what follows in the journal of a pool that says it is of its format.
+        if self.core.superblock.borrow().format < FORMAT && !self.core.opened_read_only.get() {
+            self.core.checkpoint().await?;
+        }
         self.admit(Need::New(1)).await?;
         {
             let core = &self.core;
@@ -43,7 +50,9 @@ impl LocalPool {
             state.set_sheet(entry, sheet.clone());
             drop(state);
             core.apply(&sheet);
-            core.forget_unused_groups();
+            if old.group != sheet.group || matches!(target, QosTarget::Group(_)) {
+                core.forget_unused_groups();
+            }
         }
         self.core.flush().await?;
         self.qos(target)
@@ -239,9 +248,11 @@ impl Core {
     }
 
     /// A volume is gone.
-    pub(crate) fn volume_gone(&self, volume: VolumeId) {
+    pub(crate) fn volume_gone(&self, volume: VolumeId, was_in_group: bool) {
         self.qos.forget(volume);
-        self.forget_unused_groups();
+        if was_in_group {
+            self.forget_unused_groups();
+        }
     }
 
     fn forget_unused_groups(&self) {
@@ -249,26 +260,38 @@ impl Core {
         self.qos.keep_groups(|name| groups.contains(name));
     }
 
-    /// Notes what was used of limits, where that is news, so that a restart is no way to full credits.
-    pub(crate) fn note_credits(self: &Rc<Self>) {
+    /// Notes what was used of limits, where that is news, so that a restart is no way to full credits. Says whether it came to the end: those
+    /// whose turn it was not are the first the next time.
+    pub(crate) fn note_credits(&self) -> bool {
         if self.latch.borrow().is_some() || self.opened_read_only.get() || self.repairing.get() {
-            return;
+            return true;
         }
-        let sheets: Vec<Sheet> = self.state.borrow().lineage.sheets().cloned().collect();
-        for mut sheet in sheets.into_iter().filter(|sheet| !sheet.limits.is_empty()) {
-            let size = size_of(&self.state.borrow(), &sheet.owner);
-            let used = self.qos.used(&sheet.owner, &sheet.limits, size);
+        // Most have asked for nothing since the last time, and had used nothing then.
+        let is_used = |sheet: &&Sheet| match &sheet.owner {
+            Owner::Volume(volume) => {
+                !sheet.used.is_empty() || self.qos.known_meter(*volume).is_some_and(|meter| meter.take_used())
+            }
+            Owner::Pool | Owner::Group(_) => true,
+        };
+        let limited = |sheet: &&Sheet| !sheet.limits.is_empty();
+        let mut owners = self.qos.take_unnoted();
+        owners.extend(self.state.borrow().lineage.sheets().filter(limited).filter(is_used).map(|s| s.owner.clone()));
+        let mut owners = owners.into_iter();
+        while let Some(owner) = owners.next() {
+            let mut state = self.state.borrow_mut();
+            let Some((entry, sheet)) = state.lineage.sheet(&owner) else { continue };
+            let used = self.qos.used(&owner, &sheet.limits, size_of(&state, &owner));
             if !is_news(&sheet.used, &used) {
                 continue;
             }
-            let mut state = self.state.borrow_mut();
+            let noted = Sheet { used, ..sheet.clone() };
             // Records that wait have to fit into a group, and what others need for their changes is not used up by this.
             if state.journal.blocks() * 2 >= self.max_group_blocks() || state.is_short(Need::Change) {
-                return;
+                self.qos.keep_unnoted([owner].into_iter().chain(owners).collect());
+                return false;
             }
-            let Some((entry, _)) = state.lineage.sheet(&sheet.owner) else { continue };
-            sheet.used = used;
-            state.set_sheet(entry, sheet);
+            state.set_sheet(entry, noted);
         }
+        true
     }
 }

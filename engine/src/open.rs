@@ -98,6 +98,7 @@ pub(crate) fn geometry(total: u64, journal_size: Option<u64>) -> Result<Superblo
     let data_start = (map_start + map::blocks(total)).next_multiple_of(64);
     let levels = Map::new(map_start, total);
     Ok(Superblock {
+        format: crate::format::FORMAT,
         uuid: [0; 16],
         checkpoint: 0,
         total_blocks: total,

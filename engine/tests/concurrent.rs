@@ -5,9 +5,12 @@
 // A crash copy is verified while the reactor's own thread waits: nothing else runs that could borrow.
 #![allow(clippy::await_holding_refcell_ref)]
 
+#[path = "support/panicking.rs"]
+mod panicking;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -16,6 +19,7 @@ use cairn_engine::{
     CheckReport, ErrorKind, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind,
     Target, VolumeOptions,
 };
+use panicking::end_on_panic;
 
 const SECTOR: u64 = 512;
 const PER_BLOCK: u64 = 8;
@@ -54,6 +58,10 @@ struct Content {
     freezing: bool,
     /// A revert under way, since when: sectors that were zero before and in the snapshot may be zero again.
     reverting: Option<u64>,
+    /// When the last revert ended.
+    reverted: u64,
+    /// When the last flush that has ended began: a crash leaves nothing that was replaced before.
+    durable: u64,
 }
 
 impl Content {
@@ -81,11 +89,14 @@ impl Content {
         }
     }
 
-    /// What was replaced before a commit cannot come back.
-    fn committed(&mut self, at: u64) {
+    /// What was replaced before a commit cannot come back. Reads that began before `reading` may still bring it: theirs is a value of any
+    /// moment of their call, and they may take as long as a write and a flush.
+    fn committed(&mut self, at: u64, reading: u64) {
+        self.durable = self.durable.max(at);
         if self.freezing {
             return;
         }
+        let at = self.durable.min(reading);
         for list in self.sectors.values_mut().filter(|list| list.len() > 1) {
             list.retain(|v| v.replaced >= at);
         }
@@ -114,6 +125,7 @@ impl Content {
 
     fn end_revert(&mut self, start: u64, now: u64) {
         self.reverting = None;
+        self.reverted = now;
         for v in self.sectors.values_mut().flatten() {
             if v.start == start {
                 v.end = now;
@@ -154,6 +166,8 @@ struct World {
     clock: Cell<u64>,
     names: Cell<u64>,
     crashes: Cell<u64>,
+    /// When the reads under way began.
+    reads: RefCell<BTreeSet<u64>>,
 }
 
 fn bytes(value: u64, sectors: std::ops::Range<u64>) -> IoBuf {
@@ -280,15 +294,25 @@ impl World {
         let first = place(rng, size);
         let count = (1 + rng.below(400)).min(size / SECTOR - first);
         let start = self.now();
-        let Ok(data) = vol.open.read(first * SECTOR, (count * SECTOR) as usize).await else { panic!("read") };
-        verify(&vol.name, &vol.content.borrow(), first, &data, start);
+        assert!(self.reads.borrow_mut().insert(start));
+        let read = vol.open.read(first * SECTOR, (count * SECTOR) as usize).await;
+        assert!(self.reads.borrow_mut().remove(&start));
+        let content = vol.content.borrow();
+        match read {
+            Ok(data) => verify(&vol.name, &content, first, &data, start),
+            Err(e) => {
+                let reverted = content.reverting.is_some() || content.reverted > start;
+                assert!(reverted && e.kind() == ErrorKind::Invalid, "{e}, and no revert since {start}");
+            }
+        }
     }
 
     async fn flush(&self, vol: &Vol) {
         let start = self.now();
         vol.open.flush().await.unwrap();
+        let reading = self.reads.borrow().first().copied().unwrap_or(NEVER);
         for v in self.volumes.borrow().iter() {
-            v.content.borrow_mut().committed(start);
+            v.content.borrow_mut().committed(start, reading);
         }
     }
 
@@ -438,7 +462,7 @@ impl World {
                     }
                     let count = 2048.min(sectors - first);
                     let data = open.read(first * SECTOR, (count * SECTOR) as usize).await.unwrap();
-                    verify(&format!("{} after a crash", vol.name), &content, first, &data, 0);
+                    verify(&format!("{} after a crash", vol.name), &content, first, &data, content.durable);
                     at = first + count;
                 }
             }
@@ -523,18 +547,6 @@ impl World {
     }
 }
 
-/// A panic on the reactor's thread would leave the test waiting for an answer that never comes.
-fn end_on_panic() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let default = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            default(info);
-            std::process::exit(101);
-        }));
-    });
-}
-
 fn history(seed: u64, storage: StorageKind, steps: u32, crashes: bool) {
     end_on_panic();
     let shm = Path::new("/dev/shm");
@@ -552,6 +564,7 @@ fn history(seed: u64, storage: StorageKind, steps: u32, crashes: bool) {
                 clock: Cell::new(1),
                 names: Cell::new(0),
                 crashes: Cell::new(0),
+                reads: RefCell::default(),
             };
             Rc::new(world).run(seed, 16, steps, crashes).await;
         })

@@ -2,28 +2,21 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "support/panicking.rs"]
+mod panicking;
+
 use std::{collections::BTreeMap, path::Path};
 
 use cairn_engine::{
     BLOCK, ErrorKind, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, Target, Volume, VolumeOptions,
 };
+use panicking::end_on_panic;
 
 fn block(value: u64) -> IoBuf {
     IoBuf::from(&value.to_le_bytes().repeat(BLOCK as usize / 8)[..])
 }
 
 type Model = BTreeMap<u64, u64>;
-
-fn end_on_panic() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let default = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            default(info);
-            std::process::exit(101);
-        }));
-    });
-}
 
 async fn verify(volume: &Volume, model: &Model) {
     for (&at, &value) in model {
@@ -87,6 +80,8 @@ fn full(storage: StorageKind, stride: u64, scrubs: bool) {
         let pool = Pool::create(&path, options).await.unwrap();
         let scrubbing = scrubs.then(|| scrub_until_closed(&pool));
         let volume = pool.create_volume("a", 64 * GIB, VolumeOptions::default()).await.unwrap();
+        // Writes of the same class as the scrubs, which would yield to them otherwise.
+        let volume = if scrubs { volume.in_background() } else { volume };
         let mut model = Model::new();
         let count = fill(&volume, &mut model, 0, stride).await;
         assert!(count > 2000, "{count} blocks fitted");

@@ -431,9 +431,8 @@ async fn change_at_random(machine: Machine, pool: LocalPool, mut rng: sim::Rng, 
             }
             _ => continue,
         }
-        let mut books = books.borrow_mut();
-        books.done = books.begun.clone();
-        drop(books);
+        let begun = books.borrow().begun.clone();
+        books.borrow_mut().done = begun;
         machine.reactor().sleep(Duration::from_millis(rng.below(400))).await;
     }
 }
@@ -442,7 +441,7 @@ async fn change_at_random(machine: Machine, pool: LocalPool, mut rng: sim::Rng, 
 fn with_groups(books: &Shown) -> Shown {
     let groups = books.values().filter_map(|text| Some((format!("/{}", text.split_once("group=")?.1), String::new())));
     let mut all: Shown = groups.collect();
-    all.insert("/".to_owned(), format!(" depth={}", 64));
+    all.insert("/".to_owned(), format!(" depth={}", 24));
     all.extend(books.clone());
     all
 }

@@ -76,11 +76,19 @@ impl Bucket {
         u64::try_from(used.max(0)).unwrap_or(u64::MAX)
     }
 
-    /// Another rate and capacity from now on. What was used stays used: a change is no way to a full bucket.
+    /// Another rate and capacity from now on. What was used stays used, so a change is no way to a full bucket; but what would take more than
+    /// a second to come in at the new rate is let off, unless it was owed before: a lower limit is no pause.
     pub(crate) fn change(&mut self, rate: u64, capacity: Credit, now: Nanos) {
-        let used = self.used(now);
+        self.refill(now);
+        let (used, owed) = (self.capacity.saturating_sub(self.level), self.level.min(0));
         *self = Self::new(rate, capacity, now);
-        self.take(used);
+        let lowest = owed.min(-credit(self.rate));
+        self.level = self.capacity.saturating_sub(used).max(lowest);
+    }
+
+    /// When so many tokens will be there, if none are taken.
+    pub(crate) fn ready(&self, tokens: u64) -> Nanos {
+        Self { ..*self }.ready_at(tokens, self.at)
     }
 }
 
@@ -161,8 +169,21 @@ mod tests {
         assert_eq!(bucket.tokens(0), 450);
         bucket.take(450);
         bucket.change(10, credit(5), 0);
-        assert_eq!(bucket.tokens(0), 5 - 500);
+        assert_eq!(bucket.tokens(0), -10, "what comes in within a second is owed, and no more");
+        bucket.take(100);
+        bucket.change(20, credit(5), 0);
+        assert_eq!(bucket.tokens(0), -110, "a debt stays");
         assert_eq!(bucket.tokens(u64::MAX), 5, "in the end all is paid");
+    }
+
+    #[test]
+    fn the_same_again_takes_nothing() {
+        let mut bucket = Bucket::new(1, credit(1), 0);
+        bucket.take(1);
+        for tenth in 1..=10 {
+            bucket.change(1, credit(1), tenth * SECOND / 10);
+        }
+        assert_eq!((bucket.tokens(SECOND), bucket.ready(1)), (1, SECOND));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod bucket;
+mod lanes;
 mod leaf;
 mod limiter;
 mod limits;
+mod nodes;
 mod request;
 mod share;
 mod stats;

@@ -49,7 +49,7 @@ impl Gauge {
         });
     }
 
-    /// How much of it a request takes.
+    /// How much of it a request takes. A discard is one, whatever its size: nothing is transferred.
     fn tokens(&self, request: &Request, requests: u64) -> u64 {
         let concerned = match self.key {
             Key::TotalIops | Key::TotalBytes => true,
@@ -58,8 +58,8 @@ impl Gauge {
         };
         match (concerned, self.key.is_bytes()) {
             (false, _) => 0,
+            (true, false) if request.kind == Kind::Discard => 1,
             (true, false) => requests,
-            // Nothing is transferred.
             (true, true) if request.kind == Kind::Discard => 0,
             (true, true) => request.bytes,
         }

@@ -2,12 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use crate::{Nanos, SECOND};
+
 /// What a request costs besides its bytes: a small one takes a device about as long as so many bytes of a large one.
 pub(crate) const OVERHEAD: u64 = 16 << 10;
 /// Background work has a sixteenth of one volume's share while there is foreground work.
 pub(crate) const BACKGROUND: u64 = 16;
 /// Tags are in sixteenths of a byte at a weight of 1, so that the shares of background work are whole numbers.
 const SCALE: u128 = 1 << 20;
+
+/// Background work that has waited for so long goes, whatever others want.
+pub(crate) const PATIENCE: Nanos = SECOND / 4;
+
+/// For how long after its last request a volume still counts as one that wants the device. Whoever has several requests open at a time is without any
+/// for moments, while its client takes the answers; a flood must not fill the device in these.
+pub(crate) const LINGER: Nanos = SECOND / 20;
 
 /// What a request weighs in the window, and moves its volume's tag.
 pub(crate) fn cost(bytes: u64) -> u64 {
@@ -31,11 +40,24 @@ impl Clock {
     }
 
     /// A request that started at a tag goes; the leaf's tag afterwards.
-    pub(crate) fn go(&mut self, start: Tag, cost: u64, weight: u64, is_background: bool) -> Tag {
+    pub(crate) fn go(&mut self, start: Tag, cost: u64, weight: u64) -> Tag {
         self.now = self.now.max(start.0);
-        let slower = if is_background { u128::from(BACKGROUND) } else { 1 };
-        Tag(start.0.saturating_add(u128::from(cost) * SCALE * slower / u128::from(weight.max(1))))
+        Tag(start.0.saturating_add(u128::from(cost) * SCALE / u128::from(weight.max(1))))
     }
+
+    /// The same for background work, which follows the clock and never moves it.
+    pub(crate) fn go_background(&self, start: Tag, cost: u64) -> Tag {
+        Tag(start.0.saturating_add(u128::from(cost) * SCALE * u128::from(BACKGROUND)))
+    }
+
+    /// Whether everybody else has come as far as this.
+    pub(crate) fn has_reached(&self, start: Tag) -> bool {
+        start.0 <= self.now
+    }
+}
+
+fn share(most: u64, weight: u64, active: u64) -> u64 {
+    (u128::from(most) * u128::from(weight) / u128::from(active.max(1))) as u64
 }
 
 /// What may be under way at the device while more than one leaf wants it.
@@ -51,15 +73,16 @@ impl Window {
     /// have a request under way that is larger than the window.
     pub(crate) fn fits(&self, cost: u64, own: u64, weight: u64, active: u64, is_first: bool) -> bool {
         let Some(most) = self.most.filter(|_| active > weight) else { return true };
-        let share = (u128::from(most) * u128::from(weight) / u128::from(active)) as u64;
         // Its own share it has at once, even while others that were alone before have more than theirs under way.
-        (own == 0 && is_first) || own.saturating_add(cost) <= share || self.under_way.saturating_add(cost) <= most
+        (own == 0 && is_first && self.under_way < most)
+            || own.saturating_add(cost) <= share(most, weight, active)
+            || self.under_way.saturating_add(cost) <= most
     }
 
-    /// The same for background work: while volumes are active one request at least, so that it never starves, and few, so that it yields.
-    pub(crate) fn fits_background(&self, cost: u64, own: u64, active: u64) -> bool {
-        let Some(most) = self.most.filter(|_| active > 0) else { return true };
-        own == 0 || own.saturating_add(cost) <= most / BACKGROUND
+    /// Whether nothing fits, whoever wants it, of volumes of this weight at most.
+    pub(crate) fn is_full(&self, heaviest: u64, active: u64) -> bool {
+        let Some(most) = self.most.filter(|_| active > 0) else { return false };
+        self.under_way.saturating_add(OVERHEAD) > most && share(most, heaviest, active) < OVERHEAD
     }
 }
 

@@ -1,19 +1,19 @@
 //! Pool, groups and volumes: who may go, who waits, and who is next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeSet;
 
 use crate::{
-    Credits, Decision, Key, Leaf, Limits, Nanos, Node, Request, Snapshot, Ticket,
-    bucket::Bucket,
-    leaf::{LeafState, Level, Place, Reason, Waiting},
+    Decision, Key, Leaf, Nanos, Request, Ticket,
+    lanes::Waiting,
+    leaf::{LeafState, Level, Place, Reason},
     limiter::Limiter,
-    share::{Clock, Ordered, Tag, Window, cost},
+    share::{Clock, LINGER, Ordered, PATIENCE, Tag, Window},
 };
 
 /// A group, or the pool.
 #[derive(Default)]
-struct Upper {
-    limiter: Limiter,
+pub(crate) struct Upper {
+    pub(crate) limiter: Limiter,
     /// Whoever is first in line for tokens of a limit that does not have enough for it: nobody behind it takes them away.
     claim: Option<Claim>,
 }
@@ -42,17 +42,33 @@ struct Claim {
 /// # Ok::<_, cairn_qos::Invalid>(())
 /// ```
 pub struct Tree {
-    leaves: Vec<Option<LeafState>>,
-    groups: Vec<Option<Upper>>,
-    pool: Upper,
-    ready: Ordered<Tag>,
-    sleeping: Ordered<Nanos>,
-    clock: Clock,
-    window: Window,
+    pub(crate) leaves: Vec<Option<LeafState>>,
+    /// Places without a leaf.
+    pub(crate) free: Vec<u32>,
+    pub(crate) groups: Vec<Option<Upper>>,
+    pub(crate) pool: Upper,
+    pub(crate) ready: Ordered<Tag>,
+    pub(crate) sleeping: Ordered<Nanos>,
+    /// Leaves that have nothing under way any more, by when their last request went.
+    pub(crate) lingering: Ordered<Nanos>,
+    pub(crate) clock: Clock,
+    pub(crate) window: Window,
     /// Weights of the leaves that have something under way or waiting.
-    active: u64,
+    pub(crate) active: u64,
+    /// The largest weight that there was.
+    pub(crate) heaviest: u64,
+    /// Leaves with a reserve.
+    pub(crate) reserving: BTreeSet<u32>,
     last_ticket: u64,
-    background: Leaf,
+    pub(crate) background: Leaf,
+}
+
+/// How a request goes.
+struct Way {
+    /// Tokens are taken for it.
+    limited: bool,
+    /// Beside the window.
+    reserved: bool,
 }
 
 /// Whether there are tokens for a request.
@@ -74,13 +90,17 @@ impl Tree {
     pub fn new() -> Self {
         let mut this = Self {
             leaves: Vec::new(),
+            free: Vec::new(),
             groups: Vec::new(),
             pool: Upper::default(),
             ready: Ordered::default(),
             sleeping: Ordered::default(),
+            lingering: Ordered::default(),
             clock: Clock::default(),
             window: Window::default(),
             active: 0,
+            heaviest: 1,
+            reserving: BTreeSet::new(),
             last_ticket: 0,
             background: Leaf(0),
         };
@@ -88,147 +108,12 @@ impl Tree {
         this
     }
 
-    /// What deletions, scrubs, backups and restores go by: under the pool's limits, with a small share while volumes want the device, and all
-    /// of it else.
-    #[must_use]
-    pub const fn background(&self) -> Leaf {
-        self.background
-    }
-
-    /// A volume, of a group or of none.
-    pub fn add_leaf(&mut self, group: Option<Node>) -> Leaf {
-        self.add(group, false)
-    }
-
-    fn add(&mut self, group: Option<Node>, is_background: bool) -> Leaf {
-        let state = LeafState {
-            limiter: Limiter::default(),
-            group: group.and_then(|node| self.group_of(node)),
-            is_background,
-            weight: 1,
-            reserved: None,
-            waiting: VecDeque::new(),
-            place: Place::Idle,
-            reason: Reason::Share,
-            longest: (0, Reason::Share),
-            start: Tag::default(),
-            finish: Tag::default(),
-            under_way: 0,
-            costs: 0,
-            requests: 0,
-            held: BTreeMap::new(),
-        };
-        let free = self.leaves.iter().position(Option::is_none);
-        let at = free.unwrap_or(self.leaves.len());
-        match free.and_then(|at| self.leaves.get_mut(at)) {
-            Some(slot) => *slot = Some(state),
-            None => self.leaves.push(Some(state)),
-        }
-        Leaf(at as u32)
-    }
-
-    fn group_of(&self, node: Node) -> Option<u32> {
-        match node {
-            Node::Group(group) => self.groups.get(group as usize)?.as_ref().map(|_| group),
-            _ => None,
-        }
-    }
-
-    /// A group without volumes.
-    pub fn add_group(&mut self) -> Node {
-        let free = self.groups.iter().position(Option::is_none);
-        let at = free.unwrap_or(self.groups.len());
-        match free.and_then(|at| self.groups.get_mut(at)) {
-            Some(slot) => *slot = Some(Upper::default()),
-            None => self.groups.push(Some(Upper::default())),
-        }
-        Node::Group(at as u32)
-    }
-
-    /// Puts a volume into a group, or into none.
-    pub fn move_leaf(&mut self, leaf: Leaf, group: Option<Node>) {
-        let group = group.and_then(|node| self.group_of(node));
-        if let Some(state) = self.leaf_mut(leaf) {
-            state.group = group;
-        }
-        self.wake_all();
-    }
-
-    /// Takes a volume out. Tickets of what waited are forgotten; what is under way need not be reported.
-    pub fn remove_leaf(&mut self, leaf: Leaf) {
-        if leaf == self.background {
-            return;
-        }
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::take) else { return };
-        match state.place {
-            Place::Ready(tag) => drop(self.ready.remove(tag, leaf.0)),
-            Place::Sleeping(until) => drop(self.sleeping.remove(until, leaf.0)),
-            Place::Idle => {}
-        }
-        self.window.under_way = self.window.under_way.saturating_sub(state.costs);
-        self.active = self.active.saturating_sub(state.activity());
-        self.wake_all();
-    }
-
-    /// Takes a group out; its volumes are in none then.
-    pub fn remove_group(&mut self, group: Node) {
-        let Some(number) = self.group_of(group) else { return };
-        if let Some(slot) = self.groups.get_mut(number as usize) {
-            *slot = None;
-        }
-        for state in self.leaves.iter_mut().flatten().filter(|state| state.group == Some(number)) {
-            state.group = None;
-        }
-        self.wake_all();
-    }
-
-    /// How much may be under way at the device while several volumes want it, in requests of 4 KiB; none: there are no shares.
-    pub fn set_depth(&mut self, requests: Option<u32>) {
-        self.window.most = requests.map(|n| u64::from(n.max(1)) * cost(4096));
-        self.wake_all();
-    }
-
-    /// Sets limits, for a volume of `size` bytes, from the next request on. What was used of a limit that stays is still used.
-    pub fn set_limits(&mut self, node: Node, limits: Limits, size: u64, now: Nanos) {
-        match node {
-            Node::Pool => self.pool.limiter.set(limits, size, now),
-            Node::Group(group) => {
-                if let Some(upper) = self.groups.get_mut(group as usize).and_then(Option::as_mut) {
-                    upper.limiter.set(limits, size, now);
-                }
-            }
-            Node::Leaf(leaf) => self.set_leaf(leaf, limits, size, now),
-        }
-        self.wake_all();
-    }
-
-    fn set_leaf(&mut self, leaf: Leaf, limits: Limits, size: u64, now: Nanos) {
-        let Some(state) = self.leaf_mut(leaf) else { return };
-        let before = state.activity();
-        state.weight = limits.weight();
-        state.reserved =
-            limits.reserved().map(|rate| Bucket::new(rate, i128::from(rate) * i128::from(crate::SECOND / 20), now));
-        state.limiter.set(limits, size, now);
-        let after = state.activity();
-        self.active = self.active.saturating_sub(before) + after;
-    }
-
-    /// The limits that hold.
-    #[must_use]
-    pub fn limits(&self, node: Node) -> Option<&Limits> {
-        match node {
-            Node::Pool => Some(self.pool.limiter.limits()),
-            Node::Group(group) => self.groups.get(group as usize)?.as_ref().map(|upper| upper.limiter.limits()),
-            Node::Leaf(leaf) => self.leaves.get(leaf.0 as usize)?.as_ref().map(|state| state.limiter.limits()),
-        }
-    }
-
-    fn leaf_mut(&mut self, leaf: Leaf) -> Option<&mut LeafState> {
+    pub(crate) fn leaf_mut(&mut self, leaf: Leaf) -> Option<&mut LeafState> {
         self.leaves.get_mut(leaf.0 as usize)?.as_mut()
     }
 
     /// Everybody asks again: something has changed for them.
-    fn wake_all(&mut self) {
+    pub(crate) fn wake_all(&mut self) {
         self.pool.claim = None;
         self.groups.iter_mut().flatten().for_each(|group| group.claim = None);
         while let Some((until, leaf)) = self.sleeping.first() {
@@ -246,47 +131,71 @@ impl Tree {
             state.place = Place::Ready(state.start);
             self.ready.insert(state.start, leaf);
         }
+        self.recount(leaf);
+    }
+
+    /// Those that have asked for nothing for a while leave the device to others.
+    fn forget_idle(&mut self, now: Nanos) {
+        while let Some((went, leaf)) = self.lingering.first().filter(|(went, _)| went.saturating_add(LINGER) <= now) {
+            let _was = self.lingering.remove(went, leaf);
+            if let Some(state) = self.leaf_mut(Leaf(leaf)) {
+                state.lingers = false;
+            }
+            self.recount(leaf);
+        }
     }
 
     /// A request that comes in. One that goes has to be reported with [`Tree::done`] when it has ended, also one that waits and goes later.
     pub fn submit(&mut self, leaf: Leaf, request: Request, now: Nanos) -> Decision {
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return Decision::Go };
         if request.is_free() {
             return Decision::Go;
         }
+        self.forget_idle(now);
+        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return Decision::Go };
         if state.waiting.is_empty() {
-            // Nobody is passed over: who waits for the device, or for tokens of the group or the pool, came before.
-            let free = self.ready.is_empty() && self.pool.claim.is_none();
-            let alone = self.pool.limiter.is_unlimited() && state.limiter.is_unlimited() && state.group.is_none();
-            let (start, activity) = (self.clock.start(state.finish), state.activity());
-            if activity == 0 && !state.is_background {
+            if state.active == 0 && !state.is_background {
+                state.active = state.weight;
                 self.active += state.weight;
             }
-            if free
-                && (alone || matches!(self.check(leaf.0, &request, start, now), Checked::Goes))
-                && self.fits(leaf.0, &request, true)
-            {
-                self.go(leaf.0, &request, start, !alone);
+            // Nobody is passed over: who waits for the device, or for tokens of the group or the pool, came before.
+            let group = state.group.and_then(|group| self.groups.get(group as usize)).and_then(Option::as_ref);
+            let free =
+                self.ready.is_empty() && self.pool.claim.is_none() && group.is_none_or(|group| group.claim.is_none());
+            let alone = self.pool.limiter.is_unlimited() && state.limiter.is_unlimited() && state.group.is_none();
+            let start = self.clock.start(state.finish);
+            let checked = if free && !alone { self.check(leaf.0, &request, start, now) } else { Checked::Goes };
+            if free && matches!(checked, Checked::Goes) && self.fits(leaf.0, &request, start, true) {
+                self.go(leaf.0, &request, start, Way { limited: !alone, reserved: false }, now);
                 return Decision::Go;
+            }
+            if let (Checked::Short(_, reason), Some(state)) = (checked, self.leaf_mut(leaf)) {
+                state.longest = (0, reason);
             }
         }
         self.last_ticket += 1;
         let number = self.last_ticket;
         let Some(state) = self.leaf_mut(leaf) else { return Decision::Go };
-        state.waiting.push_back(Waiting { number, request, since: now });
-        if state.place == Place::Idle {
-            self.line_up(leaf.0);
+        let is_first = state.waiting.push(Waiting { number, request, since: now });
+        match state.place {
+            Place::Idle => self.line_up(leaf.0),
+            // What holds back the others may not concern it.
+            Place::Sleeping(until) if is_first => self.wake(until, leaf.0),
+            _ => {}
         }
+        self.recount(leaf.0);
         Decision::Wait(Ticket { leaf, number })
     }
 
-    /// Whether the window has room.
-    fn fits(&self, leaf: u32, request: &Request, is_first: bool) -> bool {
+    /// Whether the window has room. Background work has one request under way while volumes want the device, and that when they have come as
+    /// far as it.
+    fn fits(&self, leaf: u32, request: &Request, tag: Tag, is_first: bool) -> bool {
         let Some(state) = self.leaves.get(leaf as usize).and_then(Option::as_ref) else { return true };
-        match state.is_background {
-            true => self.window.fits_background(request.cost(), state.costs, self.active),
-            false => self.window.fits(request.cost(), state.costs, state.weight, self.active, is_first),
+        let own = state.costs.saturating_sub(state.beside);
+        if state.is_background {
+            let is_free = self.active == 0 || self.window.most.is_none();
+            return is_free || (state.costs == 0 && is_first && self.clock.has_reached(tag));
         }
+        self.window.fits(request.cost(), own, state.weight, self.active, is_first)
     }
 
     /// Looks for tokens at every level.
@@ -340,15 +249,31 @@ impl Tree {
     }
 
     /// Takes what a request needs everywhere.
-    fn go(&mut self, leaf: u32, request: &Request, start: Tag, limited: bool) {
+    fn go(&mut self, leaf: u32, request: &Request, start: Tag, way: Way, now: Nanos) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         let cost = request.cost();
-        state.finish = self.clock.go(start, cost, state.weight, state.is_background);
+        match (way.reserved, state.is_background) {
+            // What is reserved is no part of its share.
+            (true, false) => {}
+            (false, false) => state.finish = self.clock.go(start, cost, state.weight),
+            // What nobody else wanted is not held against it.
+            (_, true) if self.active == 0 => {}
+            (_, true) => state.finish = self.clock.go_background(start, cost),
+        }
+        if way.reserved {
+            state.beside += cost;
+        } else {
+            self.window.under_way += cost;
+        }
+        if state.lingers {
+            state.lingers = false;
+            let _was = self.lingering.remove(state.went, leaf);
+        }
         state.under_way += 1;
         state.costs += cost;
         state.requests += 1;
-        self.window.under_way += cost;
-        if !limited {
+        state.went = now;
+        if !way.limited {
             return;
         }
         state.limiter.take(request);
@@ -364,30 +289,30 @@ impl Tree {
     /// The next request that may go now. To be asked until it names none: after a request had to wait, when one has ended, and at
     /// [`Tree::next_wake`].
     pub fn next(&mut self, now: Nanos) -> Option<Ticket> {
+        self.forget_idle(now);
         while let Some((until, leaf)) = self.sleeping.first().filter(|(until, _)| *until <= now) {
             self.wake(until, leaf);
         }
+        self.put_reserved_first(now);
         let (mut last, mut is_first) = (None, true);
         while let Some((tag, leaf)) = self.ready.after(last) {
             last = Some((tag, leaf));
-            let Some(request) = self.head(leaf) else { continue };
-            let reserved = self.is_reserved(leaf, now);
-            if reserved && tag != Tag::default() {
-                // Before everybody else.
-                self.place(leaf, Some(Tag::default()));
-                (last, is_first) = (None, true);
-                continue;
-            }
-            match self.check(leaf, &request, tag, now) {
+            let Some((first, checked)) = self.check_waiting(leaf, tag, now) else { continue };
+            let reserved = tag == Tag::default() && self.is_reserved(leaf, now);
+            match checked {
                 Checked::Short(until, reason) => self.sleep(leaf, tag, now, until, reason),
-                Checked::Goes if reserved || self.fits(leaf, &request, is_first) => {
-                    return self.grant(leaf, reserved, now);
+                Checked::Goes if reserved || self.fits(leaf, &first.request, tag, is_first) => {
+                    return Some(self.grant(leaf, &first, reserved, now));
                 }
                 Checked::Goes => {
-                    is_first = false;
+                    is_first &= leaf == self.background.0;
                     self.give_up_claims(leaf);
                     if let Some(state) = self.leaf_mut(Leaf(leaf)) {
                         state.reason = Reason::Share;
+                        let _since = state.share_since.get_or_insert(now);
+                    }
+                    if self.window.is_full(self.heaviest, self.active) {
+                        break;
                     }
                 }
             }
@@ -395,20 +320,54 @@ impl Tree {
         None
     }
 
+    /// Whoever may go beside the window goes before everybody else.
+    fn put_reserved_first(&mut self, now: Nanos) {
+        let leaves: Vec<u32> = self.reserving.iter().copied().chain([self.background.0]).collect();
+        for leaf in leaves {
+            let state = self.leaves.get(leaf as usize).and_then(Option::as_ref);
+            let waits = state.is_some_and(|state| matches!(state.place, Place::Ready(tag) if tag != Tag::default()));
+            if waits && self.is_reserved(leaf, now) {
+                self.place(leaf, Some(Tag::default()));
+            }
+        }
+    }
+
     /// When to ask [`Tree::next`] again, if nothing else happens.
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
-        self.sleeping.first().map(|(until, _)| until)
+        let beside = self.reserving.iter().chain([&self.background.0]).filter_map(|leaf| {
+            let state = self.leaves.get(*leaf as usize)?.as_ref()?;
+            let waits = matches!(state.place, Place::Ready(_));
+            let reserve = state.reserved.filter(|_| waits).map(|bucket| bucket.ready(1));
+            let patience = (waits && state.is_background && state.costs == 0).then(|| state.went + PATIENCE);
+            reserve.into_iter().chain(patience).min()
+        });
+        // While something waits for the window, those that go idle make room.
+        let idle = self.lingering.first().filter(|_| !self.ready.is_empty()).map(|(went, _)| went + LINGER);
+        self.sleeping.first().map(|(until, _)| until).into_iter().chain(beside).chain(idle).min()
     }
 
-    fn head(&self, leaf: u32) -> Option<Request> {
-        let state = self.leaves.get(leaf as usize)?.as_ref()?;
-        state.waiting.front().map(|waiting| waiting.request)
+    /// Looks for tokens for the first that waits, and where only its own kind is held back by a limit of the volume, for the first of the
+    /// other kind.
+    fn check_waiting(&mut self, leaf: u32, tag: Tag, now: Nanos) -> Option<(Waiting, Checked)> {
+        let [first, other] = self.leaves.get(leaf as usize)?.as_ref()?.waiting.firsts();
+        let first = first?;
+        let checked = self.check(leaf, &first.request, tag, now);
+        let (Checked::Short(until, Reason::Limit(Level::Volume, _)), Some(other)) = (&checked, other) else {
+            return Some((first, checked));
+        };
+        let until = *until;
+        match self.check(leaf, &other.request, tag, now) {
+            Checked::Short(sooner, _) if sooner >= until => Some((first, checked)),
+            found => Some((other, found)),
+        }
     }
 
+    /// Whether the next request of a leaf may go beside the window: by its reserve, or as background work that has waited for long.
     fn is_reserved(&mut self, leaf: u32, now: Nanos) -> bool {
-        let state = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut);
-        state.and_then(|state| state.reserved.as_mut()).is_some_and(|bucket| bucket.ready_at(1, now) <= now)
+        let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return false };
+        let patience = state.is_background && state.costs == 0 && state.went.saturating_add(PATIENCE) <= now;
+        patience || state.reserved.as_mut().is_some_and(|bucket| bucket.ready_at(1, now) <= now)
     }
 
     /// Takes a leaf from its place and puts it, if it has one, to another in the order of tags.
@@ -423,13 +382,15 @@ impl Tree {
         if let Some(tag) = tag {
             self.ready.insert(tag, leaf);
         }
+        self.recount(leaf);
     }
 
     /// Another request is the first that waits, or none is.
     fn line_up(&mut self, leaf: u32) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         state.start = self.clock.start(state.finish);
-        state.longest = (0, Reason::Share);
+        state.longest.0 = 0;
+        state.share_since = None;
         let tag = (!state.waiting.is_empty()).then_some(state.start);
         self.place(leaf, tag);
     }
@@ -439,6 +400,8 @@ impl Tree {
         if let Some(state) = self.leaf_mut(Leaf(leaf)) {
             state.place = Place::Sleeping(until);
             state.reason = reason;
+            state.longest = state.held_by(now);
+            state.share_since = None;
             let wait = until.saturating_sub(now);
             if wait > state.longest.0 {
                 state.longest = (wait, reason);
@@ -448,21 +411,25 @@ impl Tree {
         if matches!(reason, Reason::Limit(Level::Volume, _)) {
             self.give_up_claims(leaf);
         }
+        self.recount(leaf);
     }
 
-    fn grant(&mut self, leaf: u32, reserved: bool, now: Nanos) -> Option<Ticket> {
-        let state = self.leaf_mut(Leaf(leaf))?;
-        let Waiting { number, request, since } = state.waiting.pop_front()?;
-        let held = state.held.entry(state.longest.1).or_default();
-        held.requests += 1;
-        held.nanos = held.nanos.saturating_add(now.saturating_sub(since));
-        if reserved && let Some(bucket) = &mut state.reserved {
-            bucket.take(1);
+    fn grant(&mut self, leaf: u32, first: &Waiting, reserved: bool, now: Nanos) -> Ticket {
+        let mut start = Tag::default();
+        if let Some(state) = self.leaf_mut(Leaf(leaf)) {
+            state.waiting.take(first);
+            state.longest = state.held_by(now);
+            let held = state.held.entry(state.longest.1).or_default();
+            held.requests += 1;
+            held.nanos = held.nanos.saturating_add(now.saturating_sub(first.since));
+            if reserved && let Some(bucket) = &mut state.reserved {
+                bucket.take(1);
+            }
+            start = state.start;
         }
-        let start = state.start;
-        self.go(leaf, &request, start, true);
+        self.go(leaf, &first.request, start, Way { limited: true, reserved }, now);
         self.line_up(leaf);
-        Some(Ticket { leaf: Leaf(leaf), number })
+        Ticket { leaf: Leaf(leaf), number: first.number }
     }
 
     /// A request that went has ended, well or not.
@@ -471,69 +438,30 @@ impl Tree {
             return;
         }
         let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return };
-        let (before, cost) = (state.activity(), request.cost());
+        let cost = request.cost();
+        let beside = state.beside.min(cost);
         state.under_way = state.under_way.saturating_sub(1);
         state.costs = state.costs.saturating_sub(cost);
-        self.window.under_way = self.window.under_way.saturating_sub(cost);
-        self.active = self.active.saturating_sub(before) + state.activity();
+        state.beside -= beside;
+        self.window.under_way = self.window.under_way.saturating_sub(cost - beside);
+        if state.under_way == 0 && !state.is_background {
+            state.lingers = true;
+            self.lingering.insert(state.went, leaf.0);
+        }
+        self.recount(leaf.0);
     }
 
     /// Nobody wants a request any more that waits; says whether it was still waiting. One that had been named by [`Tree::next`] has gone, and
     /// is to be reported with [`Tree::done`].
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         let Some(state) = self.leaves.get_mut(ticket.leaf.0 as usize).and_then(Option::as_mut) else { return false };
-        let Ok(at) = state.waiting.binary_search_by_key(&ticket.number, |waiting| waiting.number) else { return false };
-        let before = state.activity();
-        let _gone = state.waiting.remove(at);
-        self.active = self.active.saturating_sub(before) + state.activity();
-        if at == 0 {
+        let Some(was_first) = state.waiting.cancel(ticket.number) else { return false };
+        self.recount(ticket.leaf.0);
+        if was_first {
             // What it had laid claim to is anybody's, and what is behind it may need less.
             self.line_up(ticket.leaf.0);
             self.wake_all();
         }
         true
-    }
-
-    /// A volume as it is now; `None` for one that is not there.
-    pub fn snapshot(&mut self, leaf: Leaf, now: Nanos) -> Option<Snapshot> {
-        let state = self.leaf_mut(leaf)?;
-        let mut held = state.held.clone();
-        if !state.waiting.is_empty() {
-            let so_far = state.waiting.iter().map(|waiting| now.saturating_sub(waiting.since));
-            let nanos = so_far.fold(0, u64::saturating_add);
-            let held = held.entry(state.longest.1).or_default();
-            held.nanos = held.nanos.saturating_add(nanos);
-        }
-        Some(Snapshot {
-            requests: state.requests,
-            waiting: state.waiting.len() as u64,
-            held: held.iter().map(|(reason, held)| (reason.name(), *held)).collect(),
-            credits: state.limiter.credits(now),
-        })
-    }
-
-    /// Tokens that are there, by the limits' names; negative: owed.
-    pub fn credits(&mut self, node: Node, now: Nanos) -> Credits {
-        self.limiter(node).map(|limiter| limiter.credits(now)).unwrap_or_default()
-    }
-
-    fn limiter(&mut self, node: Node) -> Option<&mut Limiter> {
-        match node {
-            Node::Pool => Some(&mut self.pool.limiter),
-            Node::Group(group) => self.groups.get_mut(group as usize)?.as_mut().map(|upper| &mut upper.limiter),
-            Node::Leaf(leaf) => self.leaf_mut(leaf).map(|state| &mut state.limiter),
-        }
-    }
-
-    /// What was used of the limits and has not come in again: to be kept over a restart, which is no way to full credits.
-    pub fn used(&mut self, node: Node, now: Nanos) -> BTreeMap<String, u64> {
-        self.limiter(node).map(|limiter| limiter.used(now)).unwrap_or_default()
-    }
-
-    /// Takes what had been used before a restart, after the limits were set.
-    pub fn restore(&mut self, node: Node, used: &BTreeMap<String, u64>) {
-        if let Some(limiter) = self.limiter(node) {
-            limiter.restore(used);
-        }
     }
 }

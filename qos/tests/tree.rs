@@ -2,128 +2,14 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod support;
+
+use std::collections::BTreeMap;
 
 use cairn_qos::{Decision, Key, Kind, Leaf, Limits, Node, Request, SECOND, Ticket, Tree};
 use proptest::prelude::*;
+use support::{Client, Device, GIB, World, endless, limits};
 
-const GIB: u64 = 1 << 30;
-
-/// Keeps `depth` requests open.
-#[derive(Clone, Copy)]
-struct Client {
-    leaf: Leaf,
-    depth: u32,
-    request: Request,
-}
-
-/// Serves requests one after the other, each for a time by its size.
-#[derive(Clone, Copy)]
-struct Device {
-    /// Bytes a second, of which each request takes 16 KiB more than it has; none: any number at once, each in a microsecond.
-    rate: Option<u64>,
-}
-
-struct World {
-    tree: Tree,
-    device: Device,
-    now: u64,
-    free_at: u64,
-    clients: Vec<(Client, u32)>,
-    waiting: BTreeMap<Ticket, usize>,
-    /// When a request ends, and whose it is.
-    ends: BTreeSet<(u64, u64, usize)>,
-    started: u64,
-    /// Time, client.
-    went: Vec<(u64, usize)>,
-}
-
-impl World {
-    fn new(tree: Tree, device: Device) -> Self {
-        Self {
-            tree,
-            device,
-            now: 0,
-            free_at: 0,
-            clients: Vec::new(),
-            waiting: BTreeMap::new(),
-            ends: BTreeSet::new(),
-            started: 0,
-            went: Vec::new(),
-        }
-    }
-
-    fn client(&mut self, leaf: Leaf, depth: u32, kind: Kind, bytes: u64) -> usize {
-        self.clients.push((Client { leaf, depth, request: Request { kind, bytes } }, 0));
-        self.clients.len() - 1
-    }
-
-    fn start(&mut self, client: usize) {
-        self.started += 1;
-        self.went.push((self.now, client));
-        let cost = self.clients[client].0.request.bytes + (16 << 10);
-        let takes = self.device.rate.map_or(1000, |rate| cost * SECOND / rate);
-        let begins = if self.device.rate.is_some() { self.free_at.max(self.now) } else { self.now };
-        self.free_at = begins + takes;
-        let _new = self.ends.insert((begins + takes, self.started, client));
-    }
-
-    fn run_until(&mut self, end: u64) {
-        while self.now < end {
-            for client in 0..self.clients.len() {
-                while self.clients[client].1 < self.clients[client].0.depth {
-                    self.clients[client].1 += 1;
-                    let Client { leaf, request, .. } = self.clients[client].0;
-                    match self.tree.submit(leaf, request, self.now) {
-                        Decision::Go => self.start(client),
-                        Decision::Wait(ticket) => drop(self.waiting.insert(ticket, client)),
-                    }
-                }
-            }
-            while let Some(ticket) = self.tree.next(self.now) {
-                let client = self.waiting.remove(&ticket).expect("a ticket is named once");
-                self.start(client);
-            }
-            let ends = self.ends.first().map(|(at, ..)| *at);
-            let wakes = self.tree.next_wake();
-            let Some(next) = ends.into_iter().chain(wakes).min() else {
-                assert!(self.waiting.is_empty(), "they would wait for ever");
-                self.now = end;
-                return;
-            };
-            assert!(next > self.now || ends == Some(next), "it is asked for the moment that it is");
-            self.now = next.min(end);
-            while let Some(done @ (_, _, client)) = self.ends.first().copied().filter(|(at, ..)| *at <= self.now) {
-                let _was = self.ends.remove(&done);
-                self.clients[client].1 -= 1;
-                let Client { leaf, request, .. } = self.clients[client].0;
-                self.tree.done(leaf, request);
-            }
-        }
-    }
-
-    /// Requests of a client between two times.
-    fn count(&self, client: usize, from: u64, to: u64) -> u64 {
-        self.went.iter().filter(|(at, who)| *who == client && (from..to).contains(at)).count() as u64
-    }
-
-    /// What a client got of the device, as a part of all, between two times.
-    fn share(&self, client: usize, from: u64, to: u64) -> f64 {
-        let cost = |who: usize| (self.clients[who].0.request.bytes + (16 << 10)) as f64;
-        let of = |who: usize| self.count(who, from, to) as f64 * cost(who);
-        of(client) / (0..self.clients.len()).map(of).sum::<f64>()
-    }
-}
-
-fn limits(text: &str) -> Limits {
-    text.parse().unwrap()
-}
-
-fn endless() -> World {
-    World::new(Tree::new(), Device { rate: None })
-}
-
-/// Within one percent.
 fn near(got: u64, wanted: u64) {
     assert!(got.abs_diff(wanted) * 100 <= wanted, "{got} instead of {wanted}");
 }

@@ -157,7 +157,7 @@ impl Log {
                 // Also after an answer that was lost: the nonce says whose it is.
                 Ok(Put::Exists) => self.is_ours(&name, &nonce).await?,
                 Err(error) => match self.is_ours(&name, &nonce).await {
-                    Ok(true) => true,
+                    Ok(true) if self.store.sync(&name).await.is_ok() => true,
                     _ => return Err(Unwritten::Failed(error)),
                 },
             };

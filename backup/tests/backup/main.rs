@@ -15,6 +15,7 @@ mod golden;
 mod grounds;
 mod hostile;
 mod instant;
+mod readback;
 mod reference;
 mod shorter;
 mod together;

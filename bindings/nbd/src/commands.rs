@@ -30,7 +30,7 @@ pub(crate) async fn take_requests(conn: &Rc<Connection>, input: &mut Input, stop
         let taken = match protocol::parse_request(input.bytes(), extended) {
             Ok(Some((request, size))) => {
                 input.consume(size);
-                take(conn, input, &request, stopping.get()).await
+                take(conn, input, &request, stopping).await
             }
             Ok(None) => input.fill(&conn.transport).await.map_err(Ended::from),
             // The stream has lost its place: nothing after this can be understood.
@@ -54,7 +54,7 @@ fn rules(conn: &Connection) -> Rules {
 }
 
 /// Takes one request whose header was consumed.
-async fn take(conn: &Rc<Connection>, input: &mut Input, request: &Request, stopping: bool) -> Result<(), Ended> {
+async fn take(conn: &Rc<Connection>, input: &mut Input, request: &Request, stopping: &Cell<bool>) -> Result<(), Ended> {
     let payload = request.payload(conn.style == ReplyStyle::Extended);
     if payload > u64::from(MAX_PAYLOAD) {
         // Too much even to read past.
@@ -63,12 +63,12 @@ async fn take(conn: &Rc<Connection>, input: &mut Input, request: &Request, stopp
     let rules = rules(conn);
     let command = match protocol::check(request, &rules) {
         Ok(Command::Disconnect) => return Err(Ended),
-        Ok(_) if stopping => Err((protocol::ESHUTDOWN, "the server is shutting down".into())),
+        Ok(_) if stopping.get() => Err((protocol::ESHUTDOWN, "the server is shutting down".into())),
         Ok(command) => Ok(command),
         Err(refusal) => Err((refusal.errno, refusal.text)),
     };
     match command {
-        Ok(command) => start(conn, input, request, command, &rules).await,
+        Ok(command) => start(conn, input, request, command, &rules, stopping).await,
         Err((errno, text)) => {
             conn.admit(0).await;
             // Answered after its payload: a client that writes first and reads later must not be held up.
@@ -86,6 +86,7 @@ async fn start(
     request: &Request,
     command: Command,
     rules: &Rules,
+    stopping: &Cell<bool>,
 ) -> Result<(), Ended> {
     let id = request.id;
     let task = || Rc::clone(conn);
@@ -93,12 +94,12 @@ async fn start(
     match command {
         Command::Read { length, whole } => {
             conn.admit(length as usize).await;
-            let admitted = limits(conn, id, RequestKind::Read, length.into(), length as usize).await?;
+            let admitted = limits(conn, stopping, id, RequestKind::Read, length.into(), length as usize).await?;
             spawn.spawn(read(task(), admitted, id, length, whole)).detach();
         }
         Command::Write { length, fua } => {
             conn.admit(length as usize).await;
-            let admitted = limits(conn, id, RequestKind::Write, length.into(), length as usize).await?;
+            let admitted = limits(conn, stopping, id, RequestKind::Write, length.into(), length as usize).await?;
             let payload = match input.payload(&conn.transport, length as usize).await {
                 Ok(payload) => payload,
                 Err(e) => {
@@ -114,12 +115,12 @@ async fn start(
         }
         Command::Trim { length, fua } => {
             conn.admit(0).await;
-            let admitted = limits(conn, id, RequestKind::Discard, length, 0).await?;
+            let admitted = limits(conn, stopping, id, RequestKind::Discard, length, 0).await?;
             spawn.spawn(discard(task(), admitted, id, length, fua)).detach();
         }
         Command::WriteZeroes { length, fua } => {
             conn.admit(0).await;
-            let admitted = limits(conn, id, RequestKind::Discard, length, 0).await?;
+            let admitted = limits(conn, stopping, id, RequestKind::Discard, length, 0).await?;
             spawn.spawn(write_zeroes(task(), admitted, id, length, fua)).detach();
         }
         Command::Cache { length } => {
@@ -155,6 +156,7 @@ async fn start(
 /// Waits until the limits let a request go, before anything of it but its header is taken. A request of nothing goes.
 async fn limits(
     conn: &Connection,
+    stopping: &Cell<bool>,
     id: RequestId,
     kind: RequestKind,
     bytes: u64,
@@ -164,7 +166,7 @@ async fn limits(
         return Ok(None);
     }
     // The socket is not looked at unless the request has to wait.
-    match first(conn.volume.admit(kind, bytes), conn.transport.hung_up()).await {
+    match first(conn.volume.admit(kind, bytes), conn.transport.hung_up(stopping)).await {
         First::A(admitted) => Ok(Some(admitted)),
         First::B(()) => {
             conn.refuse(id, protocol::ESHUTDOWN, "the connection ended while limits held the request back", in_flight);

@@ -8,15 +8,20 @@ use crate::{
 };
 use cairn_engine::{IoBuf, Reactor, SendBuf};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     ops::Range,
     os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
+    time::Duration,
 };
 
 /// How many bytes are encrypted before they are sent: what bounds the memory that records take.
 const ENCRYPT_AHEAD: usize = 128 * 1024;
+
+/// How long a peer that has closed its sending side waits for limits.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
+const LOOKS: u32 = 120;
 
 pub(crate) struct Transport {
     reactor: Reactor,
@@ -134,10 +139,19 @@ impl Transport {
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).ok();
     }
 
-    /// Waits until nothing will come any more: the peer has closed its side, or the server this one.
-    pub(crate) async fn hung_up(&self) {
-        // That it cannot be asked for is found out by whoever receives next.
-        drop(self.reactor.poll(self.socket.as_raw_fd(), libc::POLLRDHUP).await);
+    /// Waits until nobody is there any more to be answered. One that has only closed its sending side may still wait for answers, but over TCP
+    /// it cannot be told from one that is gone: it has a while. `stopping` says that the server closed this side itself.
+    pub(crate) async fn hung_up(&self, stopping: &Cell<bool>) {
+        let fd = self.socket.as_raw_fd();
+        for _ in 0..LOOKS {
+            // That it cannot be asked for is found out by whoever receives next.
+            let events = self.reactor.poll(fd, libc::POLLRDHUP).await.unwrap_or(libc::POLLERR);
+            if events & (libc::POLLHUP | libc::POLLERR) != 0 || stopping.get() {
+                return;
+            }
+            // io_uring tells of a closed half whether it was asked to or not: so the rest is not waited for, but looked for.
+            self.reactor.sleep(HALF_CLOSED / LOOKS).await;
+        }
     }
 
     /// Ends the connection at once: pending and later transfers end too.

@@ -22,6 +22,7 @@ use crate::{
     core::Core,
     error::{Result, no_space},
     format::{
+        FORMAT,
         pointer::Pointer,
         superblock::{Superblock, slot_block, slots_of},
     },
@@ -204,6 +205,7 @@ impl Core {
         let ring = self.commit.borrow().ring;
         let old = self.superblock.borrow();
         Superblock {
+            format: FORMAT,
             checkpoint: old.checkpoint + 1,
             group_seq: frozen.group_seq,
             group_at: frozen.ring_tail % ring.blocks,

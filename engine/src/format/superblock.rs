@@ -52,6 +52,8 @@ impl MapEntry {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Superblock {
+    /// Of what it refers to: that of the program that wrote it.
+    pub(crate) format: u32,
     pub(crate) uuid: [u8; 16],
     pub(crate) checkpoint: u64,
     pub(crate) total_blocks: u64,
@@ -95,7 +97,7 @@ impl Superblock {
     pub(crate) fn encode(&self) -> IoBuf {
         let mut out = Vec::with_capacity(BLOCK_SIZE);
         out.extend_from_slice(MAGIC);
-        out.put_u32(FORMAT);
+        out.put_u32(self.format);
         out.put_u32(0);
         out.extend_from_slice(&self.uuid);
         for v in [
@@ -149,7 +151,7 @@ impl Superblock {
                 "the pool has format {format}, this program reads up to {FORMAT}: use a newer Cairn"
             )));
         }
-        let this = Self::fields(&mut r, bytes)
+        let this = Self::fields(&mut r, bytes, format)
             .ok_or_else(|| corrupt(format!("superblock copy {slot} is cut short or its map list is none")))?;
         if this.slot != slot {
             return Err(corrupt(format!("superblock copy {slot} holds copy {}: a misdirected write", this.slot)));
@@ -158,9 +160,10 @@ impl Superblock {
         Ok(this)
     }
 
-    fn fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Self> {
+    fn fields(r: &mut Reader<'_>, bytes: &[u8], format: u32) -> Option<Self> {
         let uuid = *r.bytes(16)?.first_chunk()?;
         let mut this = Self {
+            format,
             uuid,
             checkpoint: r.u64()?,
             total_blocks: r.u64()?,
@@ -219,6 +222,7 @@ impl Superblock {
 #[cfg(test)]
 pub(crate) fn sample() -> Superblock {
     Superblock {
+        format: FORMAT,
         uuid: *b"0123456789abcdef",
         checkpoint: 7,
         total_blocks: 10_000,

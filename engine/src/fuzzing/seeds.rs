@@ -45,6 +45,7 @@ pub fn seeds() -> Vec<Seed> {
 
 fn superblock_seeds() -> Vec<Seed> {
     let fresh = Superblock {
+        format: crate::format::FORMAT,
         uuid: *UUID,
         checkpoint: 1,
         total_blocks: 8192,

@@ -11,11 +11,13 @@ pub(crate) struct Meter {
     leaf: Leaf,
     flows: RefCell<Flows>,
     in_flight: Cell<u64>,
+    /// Something was asked for since somebody looked.
+    used: Cell<bool>,
 }
 
 impl Meter {
     pub(super) fn new(leaf: Leaf) -> Self {
-        Self { leaf, flows: RefCell::default(), in_flight: Cell::new(0) }
+        Self { leaf, flows: RefCell::default(), in_flight: Cell::new(0), used: Cell::new(false) }
     }
 
     pub(super) fn leaf(&self) -> Leaf {
@@ -24,6 +26,11 @@ impl Meter {
 
     pub(super) fn began(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.used.set(true);
+    }
+
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.take()
     }
 
     pub(super) fn ended(&self, request: &Request, took: Nanos) {

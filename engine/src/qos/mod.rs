@@ -8,7 +8,10 @@
 pub(crate) mod meter;
 mod turn;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use cairn_qos::{Decision, Key, Limits, Nanos, Node, Request, Ticket, Tree};
 use rustc_hash::FxHashMap;
@@ -26,7 +29,7 @@ pub(crate) use turn::Permit;
 use turn::{Slot, Turn};
 
 /// What may be under way at the device while several volumes want it, in requests of 4 KiB, unless the pool says otherwise.
-pub(crate) const DEPTH: u32 = 64;
+pub(crate) const DEPTH: u32 = 24;
 
 pub(crate) struct Qos {
     reactor: Reactor,
@@ -35,7 +38,11 @@ pub(crate) struct Qos {
     meters: RefCell<FxHashMap<VolumeId, Rc<Meter>>>,
     groups: RefCell<FxHashMap<String, Node>>,
     background: Rc<Meter>,
-    /// The tree wants to be asked sooner than it said before.
+    /// Whose credits are to be noted next: there was no room for all.
+    unnoted: RefCell<Vec<Owner>>,
+    /// When it will be asked again.
+    armed: Cell<Option<Nanos>>,
+    /// The tree wants to be asked sooner than that.
     sooner: Notify,
 }
 
@@ -51,25 +58,29 @@ impl Qos {
             meters: RefCell::default(),
             groups: RefCell::default(),
             background,
+            unnoted: RefCell::default(),
+            armed: Cell::new(None),
             sooner: Notify::default(),
         }
     }
 
     fn now(&self) -> Nanos {
-        u64::try_from(self.reactor.now().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.reactor.turn().as_nanos()).unwrap_or(u64::MAX)
     }
 
     // ---- requests ----
 
     /// Waits until a request may go.
     pub(crate) async fn admit(self: &Rc<Self>, meter: &Rc<Meter>, request: Request) -> Permit {
-        let decision = self.tree.borrow_mut().submit(meter.leaf(), request, self.now());
+        let mut began = self.now();
+        let decision = self.tree.borrow_mut().submit(meter.leaf(), request, began);
         if let Decision::Wait(ticket) = decision {
             let turn = Turn::new(self.clone(), ticket, meter.leaf(), request);
             self.pump();
             turn.await;
+            began = self.now();
         }
-        Permit::new(self.clone(), meter.clone(), request)
+        Permit::new(self.clone(), meter.clone(), request, began)
     }
 
     /// Waits until background work may go on.
@@ -79,7 +90,6 @@ impl Qos {
 
     /// Names everybody whose turn has come.
     fn pump(&self) {
-        let before = self.tree.borrow().next_wake();
         loop {
             let next = self.tree.borrow_mut().next(self.now());
             let Some(ticket) = next else { break };
@@ -88,8 +98,8 @@ impl Qos {
                 waker.wake();
             }
         }
-        let after = self.tree.borrow().next_wake();
-        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
+        let wake = self.tree.borrow().next_wake();
+        if wake.is_some_and(|wake| self.armed.get().is_none_or(|armed| wake < armed)) {
             self.sooner.notify();
         }
     }
@@ -99,6 +109,7 @@ impl Qos {
         loop {
             let sooner = self.sooner.notified();
             let wake = self.tree.borrow().next_wake();
+            self.armed.set(wake);
             match wake {
                 Some(at) => {
                     let wait = std::time::Duration::from_nanos(at.saturating_sub(self.now()));
@@ -149,14 +160,14 @@ impl Qos {
 
     /// Forgets groups that have neither limits nor volumes any more.
     pub(crate) fn keep_groups(&self, keep: impl Fn(&str) -> bool) {
-        let mut tree = self.tree.borrow_mut();
         self.groups.borrow_mut().retain(|name, node| {
             let kept = keep(name);
             if !kept {
-                tree.remove_group(*node);
+                self.tree.borrow_mut().remove_group(*node);
             }
             kept
         });
+        self.pump();
     }
 
     fn node(&self, owner: &Owner) -> Node {
@@ -189,6 +200,14 @@ impl Qos {
 
     // ---- credits ----
 
+    pub(crate) fn take_unnoted(&self) -> Vec<Owner> {
+        self.unnoted.take()
+    }
+
+    pub(crate) fn keep_unnoted(&self, owners: Vec<Owner>) {
+        self.unnoted.replace(owners);
+    }
+
     /// Takes what had been used before the pool was opened.
     pub(crate) fn restore(&self, owner: &Owner, used: &Used) {
         let node = self.node(owner);
@@ -212,8 +231,13 @@ impl Qos {
 
     /// Tokens that are there, of every limit of an owner.
     pub(crate) fn credits(&self, owner: &Owner) -> std::collections::BTreeMap<&'static str, i64> {
-        let node = self.node(owner);
-        self.tree.borrow_mut().credits(node, self.now())
+        // To look makes nothing.
+        let node = match owner {
+            Owner::Pool => Some(Node::Pool),
+            Owner::Group(name) => self.groups.borrow().get(name).copied(),
+            Owner::Volume(volume) => self.known_meter(*volume).map(|meter| Node::Leaf(meter.leaf())),
+        };
+        node.map(|node| self.tree.borrow_mut().credits(node, self.now())).unwrap_or_default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A request that waits, and one that goes.
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
     rc::Rc,
@@ -81,21 +82,31 @@ pub(crate) struct Permit {
     meter: Rc<Meter>,
     request: Request,
     began: Nanos,
+    /// The tree was told of its end.
+    left: Cell<bool>,
 }
 
 impl Permit {
-    pub(super) fn new(qos: Rc<Qos>, meter: Rc<Meter>, request: Request) -> Self {
+    pub(super) fn new(qos: Rc<Qos>, meter: Rc<Meter>, request: Request, began: Nanos) -> Self {
         meter.began();
-        Self { began: qos.now(), qos, meter, request }
+        Self { qos, meter, request, began, left: Cell::new(false) }
+    }
+
+    /// It makes room for others before its end.
+    pub(crate) fn leave(&self) {
+        if self.left.replace(true) {
+            return;
+        }
+        self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request);
+        if !self.qos.waiting.borrow().is_empty() {
+            self.qos.pump();
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.meter.ended(&self.request, self.qos.now().saturating_sub(self.began));
-        self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request);
-        if !self.qos.waiting.borrow().is_empty() {
-            self.qos.pump();
-        }
+        self.leave();
     }
 }

@@ -70,6 +70,8 @@ struct Inner {
     next_timer: Cell<u64>,
     turn_end: RefCell<Option<Rc<dyn Fn()>>>,
     stopping: Cell<bool>,
+    /// When the present turn began.
+    turn: Cell<Duration>,
     active: RefCell<Active>,
 }
 
@@ -116,7 +118,7 @@ pub struct Reactor {
 
 impl Reactor {
     pub(crate) fn new(shared: Arc<Shared>, storage: Box<dyn Storage>, clock: Box<dyn Clock>) -> Self {
-        let storage_name = storage.name();
+        let (storage_name, now) = (storage.name(), clock.now());
         Self {
             inner: Rc::new(Inner {
                 shared,
@@ -129,6 +131,7 @@ impl Reactor {
                 next_timer: Cell::new(0),
                 turn_end: RefCell::default(),
                 stopping: Cell::new(false),
+                turn: Cell::new(now),
                 active: RefCell::default(),
             }),
         }
@@ -160,6 +163,11 @@ impl Reactor {
 
     pub(crate) fn now(&self) -> Duration {
         self.inner.clock.now()
+    }
+
+    /// When the present turn began: a clock that costs nothing, for what happens with every request.
+    pub(crate) fn turn(&self) -> Duration {
+        self.inner.turn.get()
     }
 
     pub(crate) fn unix_ms(&self) -> u64 {
@@ -289,6 +297,7 @@ impl Reactor {
         let mut done = Vec::new();
         let mut last_work = self.now();
         while !self.inner.stopping.get() {
+            self.inner.turn.set(self.now());
             let ran = self.run_ready();
             let turn_end = self.inner.turn_end.borrow().clone();
             if let Some(f) = turn_end {
@@ -302,7 +311,7 @@ impl Reactor {
                 self.inner.shared.awake();
             }
             if busy || !done.is_empty() {
-                last_work = self.now();
+                last_work = self.turn();
             }
             for completion in done.drain(..) {
                 self.complete(completion);
@@ -312,7 +321,7 @@ impl Reactor {
 
     /// How long to wait for I/O: not at all with work at hand or shortly after some, else until the next timer.
     fn sleep_time(&self, busy: bool, last_work: Duration) -> Option<Duration> {
-        if busy || self.inner.stopping.get() || self.now().saturating_sub(last_work) < SPIN {
+        if busy || self.inner.stopping.get() || self.turn().saturating_sub(last_work) < SPIN {
             return Some(Duration::ZERO);
         }
         if !self.inner.shared.prepare_sleep() {
@@ -351,7 +360,7 @@ impl Reactor {
         if self.inner.timers.borrow().is_empty() {
             return false;
         }
-        let now = self.now();
+        let now = self.turn();
         let mut fired = false;
         loop {
             let mut timers = self.inner.timers.borrow_mut();

@@ -194,6 +194,8 @@ impl World {
 fn it_reads_as_fast_as_it_may_and_no_faster() {
     story(|world| async move {
         let _volume = world.volume("v", 2560).await;
+        // A moment after the last write the scrub yields to the volume.
+        world.pool.core.reactor.sleep(Duration::from_secs(1)).await;
         let started = world.time.now();
         let outcome = world.pool.scrub(Pace::bytes_per_second(MIB), |_| {}).await.unwrap();
         let took = world.time.now() - started;

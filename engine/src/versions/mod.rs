@@ -312,6 +312,8 @@ impl Lineage {
 
     /// Adds a version with its id, names and place in the queue.
     pub(crate) fn insert(&mut self, version: Version) {
+        // A number is one thing's; a journal that says otherwise is no reason to lose count.
+        self.remove_sheet(version.id);
         self.layout.place(version.id, table::encoded_len(&version));
         self.index(version);
     }

@@ -19,7 +19,7 @@ pub struct Admitted {
     /// Bytes that have not been carried out yet.
     left: u64,
     /// None for what is not limited: what a filler brings on behalf of users, who were admitted.
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 impl LocalVolume {
@@ -46,7 +46,7 @@ impl LocalVolume {
             Some(meter) => Some(qos.admit(meter, Request { kind, bytes }).await),
             None => None,
         };
-        Admitted { volume: self.clone(), kind, left: bytes, _permit: permit }
+        Admitted { volume: self.clone(), kind, left: bytes, permit }
     }
 
     /// Reads `length` bytes at `offset`. Every block is verified; holes read as zeros.
@@ -100,6 +100,10 @@ impl LocalVolume {
 impl Admitted {
     /// Uses a part of what was admitted.
     fn take(&mut self, kind: Kind, bytes: u64) -> Result<()> {
+        // It may have to wait for a store: meanwhile it is not under way at the device.
+        if let Some(permit) = self.permit.as_ref().filter(|_| self.volume.is_gated()) {
+            permit.leave();
+        }
         if kind != self.kind || bytes > self.left {
             return Err(invalid(format!(
                 "{}: a request was admitted as {:?} with {} bytes to go and is {kind:?} of {bytes}",

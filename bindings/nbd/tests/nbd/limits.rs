@@ -62,6 +62,25 @@ fn a_client_that_goes_leaves_nothing_waiting() {
 }
 
 #[test]
+fn a_client_that_only_stops_sending_gets_its_answers() {
+    let fixture = Fixture::new();
+    fixture.limit("total_bytes_sec", Some("1"));
+    let stream = fixture.stream();
+    let sending = stream.try_clone().unwrap();
+    let mut client = Client::new(Box::new(stream)).agree_on(ReplyStyle::Structured).go("db");
+    client.write(0, 0, &[1; 4096]);
+    let (one, _) = client.request(CMD_READ, 0, 0, 4096, &[]);
+    let (two, _) = client.request(CMD_FLUSH, 0, 0, 0, &[]);
+    client.send(&[one, two].concat());
+    sending.shutdown(std::net::Shutdown::Write).unwrap();
+    eventually("it waits", || fixture.waiting() == 1);
+    fixture.limit("total_bytes_sec", None);
+    assert_eq!(client.answer(&|_| (0, 4096)).1.errno, 0);
+    assert_eq!(client.answer(&|_| (0, 0)).1.errno, 0);
+    assert!(client.is_closed());
+}
+
+#[test]
 fn stopping_does_not_wait_for_limits() {
     let fixture = Fixture::new();
     let mut client = fixture.held_back(CMD_WRITE);
