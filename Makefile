@@ -1,9 +1,11 @@
 # make demo    a file system image through the whole of it: import, serve, snapshot, clone, diff, revert, kill, back up, restore, delete
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests, Miri
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
+# make compare-vhost-user  the same over vhost-user-blk, beside qemu-storage-daemon with raw and qcow2 (long; needs some 20 GiB in COMPARE_DIR)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
 # make measure-limits  what limits on volumes let through, by fio over NBD (a quarter of an hour; needs some 12 GiB in COMPARE_DIR)
 # make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
+# make soak-guest  a virtual machine whose server is killed KILLS (100) times while it writes; its snapshots are booted then
 # make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)
 # make tsan    the engine's handles on several threads under the thread sanitizer (needs rustup, installs nightly Rust)
 # make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
@@ -20,9 +22,10 @@ WITH_ROCKSDB = export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR; ROCKSDB_LIB_DIR=$$(scrip
 FUZZ_SECONDS ?= 60
 SECONDS ?= 600
 SOAK_FROM ?= 0
+KILLS ?= 100
 COMPARE_DIR ?= /var/tmp
 
-.PHONY: demo test compare compare-backup measure-limits soak miri tsan fuzz install setup clean
+.PHONY: demo test compare compare-vhost-user compare-backup measure-limits soak soak-guest miri tsan fuzz install setup clean
 
 demo: setup
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli
@@ -34,6 +37,10 @@ test: setup
 compare: setup
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
 	$(CARGO_TARGET_DIR)/release/compare --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR) --json benches/results/latest.json
+
+compare-vhost-user: setup
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/compare-vhost-user --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR)
 
 compare-backup: setup
 	@command -v restic >/dev/null && command -v borg >/dev/null || { echo "compare-backup: apt-get install restic borgbackup"; exit 1; }
@@ -47,6 +54,9 @@ measure-limits: setup
 soak: setup
 	cargo build --profile sim --locked --package cairn-simulation
 	$(CARGO_TARGET_DIR)/sim/cairn-sim soak --seconds $(SECONDS) --from $(SOAK_FROM)
+
+soak-guest: setup
+	$(WITH_ROCKSDB) CAIRN_KILLS=$(KILLS) cargo test --locked --package cairn-tests --test e2e vhost_guest -- --nocapture
 
 miri: setup
 	scripts/miri

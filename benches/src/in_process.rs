@@ -8,23 +8,13 @@ use std::{
 
 use cairn_engine::{IoBuf, LocalVolume, Pool, Result};
 
-use crate::row::{Kind, Row};
-
-/// A small generator of well-spread numbers (splitmix64).
-struct Spread(u64);
-
-impl Spread {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
+use crate::{
+    row::{Kind, Row},
+    spread::Spread,
+};
 
 fn noise(seed: u64, len: usize) -> IoBuf {
-    let mut spread = Spread(seed);
+    let mut spread = Spread::new(seed);
     let mut buf = IoBuf::with_len(len);
     for chunk in buf.chunks_exact_mut(8) {
         chunk.copy_from_slice(&spread.next().to_le_bytes());
@@ -74,7 +64,7 @@ pub async fn measure(pool: &Pool, volume: &str, row: Row, size: u64, seconds: u3
 type Shared = (Rc<Cell<u64>>, Rc<Cell<u64>>);
 
 async fn work(volume: LocalVolume, row: Row, size: u64, end: Instant, seed: u64, (done, cursor): Shared) -> Result<()> {
-    let mut spread = Spread(seed.wrapping_mul(7_919).wrapping_add(0xca1c));
+    let mut spread = Spread::new(seed.wrapping_mul(7_919).wrapping_add(0xca1c));
     let places = size / row.block;
     let data = noise(seed, row.block as usize);
     while Instant::now() < end {

@@ -2,14 +2,14 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 /// A running server, ended by its process id when it is dropped.
 pub struct Server {
     child: Child,
-    /// URI of the export.
+    /// URI of the export, if it is over NBD.
     pub uri: String,
 }
 
@@ -45,10 +45,18 @@ pub fn cairn(program: &Path, pool: &Path, volume: &str, dir: &Path) -> Result<Se
     let socket = dir.join("cairn.sock");
     let mut command = Command::new(program);
     let _args = command.arg("--pool").arg(pool).arg("serve").arg("--nbd").arg(format!("unix:{}", socket.display()));
+    ready(command, format!("nbd+unix:///{volume}?socket={}", socket.display()))
+}
+
+/// Starts `cairn serve` and waits until it says that it is ready.
+///
+/// # Errors
+/// When it does not.
+pub fn ready(command: Command, uri: String) -> Result<Server, String> {
     let mut child = spawn(command)?;
     let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
     let ready = lines.map_while(Result::ok).any(|line| line == "ready");
-    let server = Server { child, uri: format!("nbd+unix:///{volume}?socket={}", socket.display()) };
+    let server = Server { child, uri };
     if ready { Ok(server) } else { Err("cairn serve did not become ready".to_owned()) }
 }
 
@@ -57,16 +65,40 @@ pub fn cairn(program: &Path, pool: &Path, volume: &str, dir: &Path) -> Result<Se
 /// # Errors
 /// When it does not become ready.
 pub fn qcow2(image: &Path, dir: &Path) -> Result<Server, String> {
-    let (socket, pid) = (dir.join("qsd.sock"), dir.join("qsd.pid"));
+    let socket = dir.join("qsd.sock");
+    let server = format!("addr.type=unix,addr.path={}", socket.display());
+    let export = "type=nbd,id=e,node-name=disk,name=disk,writable=on";
+    let uri = format!("nbd+unix:///disk?socket={}", socket.display());
+    daemon(image, "qcow2", dir, &["--nbd-server", &server, "--export", export], uri)
+}
+
+/// Where [`vhost_user`] makes its socket.
+#[must_use]
+pub fn vhost_user_socket(dir: &Path) -> PathBuf {
+    dir.join("qsd.vhost")
+}
+
+/// Serves an image of a format with `qemu-storage-daemon` over vhost-user-blk.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn vhost_user(image: &Path, format: &str, dir: &Path) -> Result<Server, String> {
+    let socket = vhost_user_socket(dir);
+    drop(std::fs::remove_file(&socket));
+    let address = format!("addr.type=unix,addr.path={}", socket.display());
+    let export = format!("type=vhost-user-blk,id=e,node-name=disk,writable=on,{address}");
+    daemon(image, format, dir, &["--export", &export], String::new())
+}
+
+fn daemon(image: &Path, format: &str, dir: &Path, exports: &[&str], uri: String) -> Result<Server, String> {
+    let pid = dir.join("qsd.pid");
     drop(std::fs::remove_file(&pid));
     let mut command = Command::new("qemu-storage-daemon");
     let _args = command
         .arg("--blockdev")
         .arg(format!("driver=file,node-name=file,filename={},cache.direct=on,aio=io_uring", image.display()))
-        .args(["--blockdev", "driver=qcow2,node-name=disk,file=file,discard=unmap"])
-        .arg("--nbd-server")
-        .arg(format!("addr.type=unix,addr.path={}", socket.display()))
-        .args(["--export", "type=nbd,id=e,node-name=disk,name=disk,writable=on"])
+        .args(["--blockdev", &format!("driver={format},node-name=disk,file=file,discard=unmap")])
+        .args(exports)
         .arg("--pidfile")
         .arg(&pid);
     let mut child = spawn(command)?;
@@ -77,5 +109,5 @@ pub fn qcow2(image: &Path, dir: &Path) -> Result<Server, String> {
         }
         std::thread::yield_now();
     }
-    Ok(Server { child, uri: format!("nbd+unix:///disk?socket={}", socket.display()) })
+    Ok(Server { child, uri })
 }

@@ -4,7 +4,11 @@
 
 use std::{
     io::{Read, Write},
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    rc::Rc,
 };
 
 use cairn_engine::{MIB, OpenOptions, Pool, PoolOptions, StorageKind};
@@ -55,5 +59,73 @@ fn events_and_hang_ups_are_told_and_nobody_has_to_wait_for_them() {
             pool.close().await.unwrap();
             drop(ours);
         });
+    }
+}
+
+fn eventfd(value: u32, flags: libc::c_int) -> OwnedFd {
+    // SAFETY: the kernel makes a descriptor for us, or says -1.
+    let fd = unsafe { libc::eventfd(value, libc::EFD_CLOEXEC | flags) };
+    assert!(fd >= 0);
+    // SAFETY: it is ours alone.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[test]
+fn events_are_counted_and_full_counters_wait_or_say_so() {
+    for storage in [StorageKind::Uring, StorageKind::Pread] {
+        for flags in [0, libc::EFD_NONBLOCK] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = PoolOptions::new().size(64 * MIB).open(OpenOptions::new().storage(storage));
+            let case = format!("{storage:?}, flags {flags}");
+            block_on(async {
+                let pool = Pool::create(dir.path().join("pool"), options).await.unwrap();
+                let done = pool.run(move |pool| async move {
+                    let reactor = pool.reactor().clone();
+                    let fd = Rc::new(eventfd(3, flags));
+                    assert_eq!(reactor.take_event(&fd).await.unwrap(), 3, "{case}");
+                    // Who waits is told of what comes later, all at once.
+                    let waiting = reactor.spawn({
+                        let (reactor, fd) = (reactor.clone(), fd.clone());
+                        async move { reactor.take_event(&fd).await }
+                    });
+                    reactor.sleep(std::time::Duration::from_millis(1)).await;
+                    reactor.signal_event(&fd).await.unwrap();
+                    assert_eq!(waiting.await.unwrap(), 1, "{case}");
+                    reactor.signal_event(&fd).await.unwrap();
+                    reactor.signal_event(&fd).await.unwrap();
+                    assert_eq!(reactor.take_event(&fd).await.unwrap(), 2, "{case}");
+                    // Nobody waits any more: the descriptor is closed when the kernel is done with it.
+                    drop(reactor.spawn({
+                        let (reactor, fd) = (reactor.clone(), fd.clone());
+                        async move { reactor.take_event(&fd).await.map(drop) }
+                    }));
+                    // A full counter.
+                    let full = u64::MAX - 1;
+                    let two = Rc::new(eventfd(0, flags));
+                    // SAFETY: eight readable bytes.
+                    let written = unsafe { libc::write(two.as_raw_fd(), (&raw const full).cast(), 8) };
+                    assert_eq!(written, 8);
+                    let signalling = reactor.spawn({
+                        let (reactor, fd) = (reactor.clone(), two.clone());
+                        async move { reactor.signal_event(&fd).await }
+                    });
+                    reactor.sleep(std::time::Duration::from_millis(1)).await;
+                    assert_eq!(reactor.take_event(&two).await.unwrap(), full, "{case}");
+                    match signalling.await {
+                        Ok(()) => assert_eq!(reactor.take_event(&two).await.unwrap(), 1, "{case}"),
+                        Err(e) => assert_eq!((e.raw_os_error(), flags), (Some(libc::EAGAIN), libc::EFD_NONBLOCK)),
+                    }
+                    // Who waits for ever keeps nobody from closing.
+                    reactor
+                        .spawn({
+                            let reactor = reactor.clone();
+                            async move { reactor.take_event(&fd).await.map(drop) }
+                        })
+                        .detach();
+                });
+                done.await.unwrap();
+                pool.close().await.unwrap();
+            });
+        }
     }
 }

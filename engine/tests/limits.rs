@@ -344,8 +344,14 @@ fn what_breaks_a_rule_is_refused_and_changes_nothing() {
         assert_eq!(pool.qos_list().len(), 2);
         // Asked as one thing, used as another.
         let volume = pool.open(&"db".parse().unwrap()).unwrap();
-        let admitted = volume.admit(cairn_engine::RequestKind::Read, 4096).await;
-        assert_eq!(admitted.read(0, 8192).await.unwrap_err().kind(), ErrorKind::Invalid);
+        let mut admitted = volume.admit(cairn_engine::RequestKind::Read, 8192).await;
+        assert_eq!(admitted.read(0, 12288).await.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(admitted.discard(0, 4096, false).await.unwrap_err().kind(), ErrorKind::Invalid);
+        // In parts, but no more than was asked for.
+        for at in [0, 4096] {
+            assert_eq!(admitted.read(at, 4096).await.unwrap().len(), 4096);
+        }
+        assert_eq!(admitted.read(8192, 4096).await.unwrap_err().kind(), ErrorKind::Invalid);
     });
 }
 

@@ -8,9 +8,11 @@ use cairn_service::{
     api::{CheckLine, ErrorAnswer},
     router,
 };
+use cairn_vhost_user::{Options, Server};
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use std::cell::OnceCell;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
@@ -21,6 +23,9 @@ struct Site {
     runtime: Runtime,
     pool: Pool,
     routes: Router,
+    disks: Server,
+    /// Where the sockets of `disks` are.
+    _directory: TempDir,
 }
 
 thread_local! {
@@ -59,13 +64,20 @@ impl Site {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let pool = nameless_pool(64 * MIB);
-        let routes = router(State::new(pool.clone()));
-        Self { runtime, pool, routes }
+        // Not in memory: a fuzzer's process leaves it behind.
+        let directory = tempfile::tempdir().expect("a directory for sockets");
+        let disks = Server::start(&pool, directory.path(), Options::default());
+        let disks = runtime.block_on(disks).expect("a server without sockets");
+        let routes = router(State::new(pool.clone()).with_vhost_user(Some(disks.clone())));
+        Self { runtime, pool, routes, disks, _directory: directory }
     }
 
     /// Takes away what the input before left.
     fn reset(&self) {
         self.runtime.block_on(async {
+            for export in self.disks.exports() {
+                self.disks.withdraw(&export.name, true).await.expect("it is there");
+            }
             for volume in self.pool.volumes(false).await.expect("a list") {
                 let _names = self.pool.delete_volume(&volume.name, true).await.expect("nothing holds it");
             }

@@ -22,6 +22,9 @@ pub(crate) use self::{
 };
 pub(crate) use cairn_backup::fuzzing::{backup_pack, backup_page, backup_record};
 pub(crate) use cairn_engine::fuzzing::{journal, node, superblock, table};
+pub(crate) use cairn_vhost_user::fuzzing::{
+    chain as vhost_user_chain, in_flight as vhost_user_in_flight, message as vhost_user_message,
+};
 
 use cairn_engine::{MIB, OpenOptions, Pool, PoolOptions, StorageKind, VolumeOptions};
 use pollster::block_on;

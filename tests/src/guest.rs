@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use crate::tool;
+
+/// What the guest has, as QEMU's options take it.
+const MEMORY: &str = "256M";
 
 /// How long the guest may take for anything. An emulated processor is slow; only there so that nothing hangs for ever.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -41,12 +46,37 @@ impl Guest {
     #[must_use]
     #[track_caller]
     pub fn boot(drives: &[String]) -> Self {
+        let drives = drives.iter().map(|drive| format!("{drive},if=virtio,cache=none,discard=unmap"));
+        let args: Vec<String> = drives.flat_map(|drive| ["-drive".to_owned(), drive]).collect();
+        Self::start(&args)
+    }
+
+    /// Boots a guest whose disks are what `cairn --json attach` answered, with the very arguments that it names.
+    ///
+    /// # Panics
+    /// It cannot be started, or does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn boot_attached(disks: &[Value]) -> Self {
+        let mut args: Vec<String> = Vec::new();
+        for disk in disks {
+            let words = disk["use"]["qemu"].as_array().expect("arguments for QEMU").iter();
+            let words: Vec<_> = words.map(|word| word.as_str().expect("a word").replace("4G", MEMORY)).collect();
+            // Memory is there once, whatever the number of disks.
+            let fresh: Vec<_> = words.chunks(2).filter(|pair| !args.chunks(2).any(|have| have == *pair)).collect();
+            args.extend(fresh.concat());
+        }
+        Self::start(&args)
+    }
+
+    #[track_caller]
+    fn start(args: &[String]) -> Self {
         let mut command = Command::new("qemu-system-x86_64");
         command.args([
             "-accel",
             "tcg",
             "-m",
-            "256",
+            MEMORY,
             "-display",
             "none",
             "-nodefaults",
@@ -56,10 +86,7 @@ impl Guest {
         ]);
         command.arg("-kernel").arg(prepared("vmlinuz")).arg("-initrd").arg(prepared("initrd"));
         command.args(["-append", "console=ttyS0 quiet panic=-1"]);
-        for drive in drives {
-            command.arg("-drive").arg(format!("{drive},if=virtio,cache=none,discard=unmap"));
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = tool::start(&mut command);
         let stdin = child.stdin.take().expect("it is piped");
         let (sender, lines) = mpsc::channel();

@@ -176,7 +176,7 @@ async fn limits(
 }
 
 async fn read(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, length: u32, whole: bool) {
-    let Some(admitted) = admitted else { return conn.succeed(id, true, 0) };
+    let Some(mut admitted) = admitted else { return conn.succeed(id, true, 0) };
     match admitted.read(id.offset, length as usize).await {
         Ok(data) => {
             conn.record.read(u64::from(length));
@@ -196,7 +196,7 @@ async fn read(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, l
 
 async fn write(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, payload: IoBuf, fua: bool) {
     let length = payload.len();
-    let Some(admitted) = admitted else { return conn.succeed(id, false, 0) };
+    let Some(mut admitted) = admitted else { return conn.succeed(id, false, 0) };
     let result = admitted.write(id.offset, payload, fua).await;
     conn.release_payload(length);
     match result {
@@ -224,7 +224,7 @@ async fn flush(conn: Rc<Connection>, id: RequestId) {
 async fn discard(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, length: u64, fua: bool) {
     let result = match admitted {
         None => Ok(()),
-        Some(admitted) => admitted.discard(id.offset, length, fua).await,
+        Some(mut admitted) => admitted.discard(id.offset, length, fua).await,
     };
     finish(&conn, id, result);
 }
@@ -232,7 +232,7 @@ async fn discard(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId
 async fn write_zeroes(conn: Rc<Connection>, admitted: Option<Admitted>, id: RequestId, length: u64, fua: bool) {
     let result = match admitted {
         None => Ok(()),
-        Some(admitted) => admitted.write_zeroes(id.offset, length, fua).await,
+        Some(mut admitted) => admitted.write_zeroes(id.offset, length, fua).await,
     };
     finish(&conn, id, result);
 }

@@ -10,7 +10,7 @@ use cairn_engine::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::backup::FillingVolume;
+use crate::{backup::FillingVolume, vhost_user::VhostUser};
 
 /// Largest body of a data request or answer, in bytes: longer ranges take several requests.
 pub const MAX_BODY: usize = 8 << 20;
@@ -61,6 +61,23 @@ pub struct Revert {
 pub struct CreateSnapshots {
     /// Each `volume@snapshot`.
     pub targets: Vec<String>,
+}
+
+/// `POST /v1/exports`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateExport {
+    /// What to serve over vhost-user-blk, `volume` or, read-only, `volume@snapshot`.
+    pub target: String,
+}
+
+/// Query of `DELETE /v1/exports/{target}`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawal {
+    /// Also while a virtual machine uses it.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `POST /v1/clones`.
@@ -267,6 +284,9 @@ pub struct Status {
     /// Volumes that are being filled from backups.
     #[serde(default)]
     pub filling: Vec<FillingVolume>,
+    /// Disks of virtual machines, if the server offers such.
+    #[serde(default)]
+    pub vhost_user: Option<VhostUser>,
 }
 
 /// An address on which exports are offered.

@@ -29,14 +29,15 @@ use tower::{Service, ServiceExt};
 use crate::{
     Failure, Result, State,
     api::{
-        At, ByteRange, Check, CreateClone, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference, ErrorAnswer,
-        Events, Line, Listing, MAX_BODY, NumberedEvent, QosList, Rename, Resize, Revert, Scrub, Since, Snapshots,
-        Status, Steps, Volumes, VolumesStats,
+        At, ByteRange, Check, CreateClone, CreateExport, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference,
+        ErrorAnswer, Events, Line, Listing, MAX_BODY, NumberedEvent, QosList, Rename, Resize, Revert, Scrub, Since,
+        Snapshots, Status, Steps, Volumes, VolumesStats, Withdrawal,
     },
     backup::{CreateBackup, FillingVolume, FillingVolumes, RestoreBackup},
     control,
     qos::Changes,
     router,
+    vhost_user::VhostExport,
 };
 
 /// What stays as it is in one segment of a path.
@@ -80,6 +81,17 @@ impl Client {
     /// Asks the server to stop. It answers before it has stopped.
     pub async fn shutdown(&self) -> Result<()> {
         self.act(Method::POST, "/v1/shutdown".into(), Body::empty()).await
+    }
+
+    /// Offers a volume or snapshot to virtual machines.
+    pub async fn create_export(&self, target: &str) -> Result<VhostExport> {
+        self.send(Method::POST, "/v1/exports".into(), &CreateExport { target: target.to_owned() }).await
+    }
+
+    /// Offers it no longer; with `force`, also when a virtual machine uses it, which then loses it.
+    pub async fn delete_export(&self, target: &str, force: bool) -> Result<()> {
+        let uri = with_query(&at("/v1/exports", target, ""), &Withdrawal { force })?;
+        self.act(Method::DELETE, uri, Body::empty()).await
     }
 
     /// State of the pool.

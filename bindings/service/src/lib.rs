@@ -32,6 +32,7 @@ mod listeners;
 pub mod qos;
 mod routes;
 mod state;
+pub mod vhost_user;
 
 pub use client::Client;
 pub use error::Failure;

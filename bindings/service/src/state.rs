@@ -14,6 +14,7 @@ use crate::{Result, backup::Fillings, listeners::NbdListener};
 pub struct State {
     pub(crate) pool: Pool,
     pub(crate) listeners: Option<Arc<[NbdListener]>>,
+    pub(crate) vhost_user: Option<cairn_vhost_user::Server>,
     pub(crate) since_ms: u64,
     /// The same moment on a clock that nobody sets.
     pub(crate) since: Instant,
@@ -29,6 +30,7 @@ impl State {
         Self {
             pool,
             listeners: None,
+            vhost_user: None,
             since_ms,
             since: Instant::now(),
             fillings: Fillings::default(),
@@ -40,6 +42,13 @@ impl State {
     #[must_use]
     pub fn serving(mut self, listeners: &[NbdListener]) -> Self {
         self.listeners = Some(listeners.into());
+        self
+    }
+
+    /// For a server that offers disks to virtual machines, too.
+    #[must_use]
+    pub fn with_vhost_user(mut self, server: Option<cairn_vhost_user::Server>) -> Self {
+        self.vhost_user = server;
         self
     }
 

@@ -102,11 +102,6 @@ impl Permit {
             self.qos.pump();
         }
     }
-
-    /// What was asked for.
-    pub(crate) fn request(&self) -> &Request {
-        &self.request
-    }
 }
 
 impl Drop for Permit {

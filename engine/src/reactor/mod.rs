@@ -14,7 +14,7 @@ use std::{
     future::Future,
     io,
     ops::Range,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -240,6 +240,34 @@ impl Reactor {
     /// What `poll` reports; `ECANCELED` when the reactor stops.
     pub async fn poll(&self, fd: RawFd, events: libc::c_short) -> io::Result<libc::c_short> {
         self.submit(Op::Poll { fd, events }).await.result.map(|happened| happened as u16 as libc::c_short)
+    }
+
+    /// Waits until the counter of an `eventfd` is not zero; takes it. The descriptor stays open until the kernel is done with it. Dropped
+    /// early, it may have taken the counter already.
+    ///
+    /// # Errors
+    /// What `read` reports; `ECANCELED` when the reactor stops.
+    pub async fn take_event(&self, fd: &Rc<OwnedFd>) -> io::Result<u64> {
+        loop {
+            let done = self.submit(Op::TakeEvent { fd: fd.clone(), value: Box::new(0) }).await;
+            match (done.result, done.op) {
+                (Ok(8), Op::TakeEvent { value, .. }) => return Ok(*value),
+                // Somebody else took it first.
+                (Err(e), _) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let _events = self.poll(fd.as_raw_fd(), libc::POLLIN).await?;
+                }
+                (Err(e), _) => return Err(e),
+                (Ok(_), _) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    /// Adds one to the counter of an `eventfd`. Waits for room in a counter that is full, unless the descriptor says that nobody shall wait.
+    ///
+    /// # Errors
+    /// What `write` reports; `EAGAIN` for a full counter that nobody shall wait for; `ECANCELED` when the reactor stops.
+    pub async fn signal_event(&self, fd: &Rc<OwnedFd>) -> io::Result<()> {
+        self.submit(Op::SignalEvent { fd: fd.clone() }).await.result.map(drop)
     }
 
     /// Sets what runs at the end of each turn.

@@ -379,7 +379,8 @@ impl State {
                 Fate::Write(id, Ok(0))
             }
             // There are no sockets in a simulation.
-            Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Poll { .. } => Fate::Refused(libc::ENOSYS),
+            Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } => Fate::Refused(libc::ENOSYS),
+            Op::Poll { .. } | Op::TakeEvent { .. } | Op::SignalEvent { .. } => Fate::Refused(libc::ENOSYS),
         };
         let Range { start, end } = self.faults.latency_us;
         let stall = if self.rng.chance(self.faults.stall) { 1000 + self.rng.below(4000) as u32 } else { 1 };

@@ -13,7 +13,13 @@ pub(crate) mod sync;
 pub(crate) mod uring;
 pub(crate) mod wake;
 
-use std::{io, ops::Range, os::fd::RawFd, rc::Rc, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    os::fd::{OwnedFd, RawFd},
+    rc::Rc,
+    time::Duration,
+};
 
 use buffer::IoBuf;
 
@@ -73,12 +79,23 @@ pub(crate) enum Op {
     Send { fd: RawFd, bufs: Vec<SendBuf>, skip: usize },
     /// Waits until a descriptor has one of these events, or an error; the result is which.
     Poll { fd: RawFd, events: libc::c_short },
+    /// Waits until the counter of an `eventfd` is not zero and takes it.
+    TakeEvent { fd: Rc<OwnedFd>, value: Box<u64> },
+    /// Adds one to the counter of an `eventfd`.
+    SignalEvent { fd: Rc<OwnedFd> },
 }
+
+/// What is written to signal an event.
+pub(crate) static ONE: u64 = 1;
 
 impl Op {
     /// Whether it concerns a descriptor that is not the pool's, and may wait for ever.
     pub(crate) fn may_wait(&self) -> bool {
-        matches!(self, Self::Accept { .. } | Self::Recv { .. } | Self::Send { .. } | Self::Poll { .. })
+        match self {
+            Self::Read { .. } | Self::Write { .. } | Self::Sync | Self::Allocate { .. } | Self::Punch { .. } => false,
+            Self::Accept { .. } | Self::Recv { .. } | Self::Send { .. } => true,
+            Self::Poll { .. } | Self::TakeEvent { .. } | Self::SignalEvent { .. } => true,
+        }
     }
 }
 

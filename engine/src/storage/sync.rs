@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ALLOCATE_MODE, Completion, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
+use super::{ALLOCATE_MODE, Completion, ONE, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
 use crate::storage::wake::Waker;
 
 pub(crate) struct SyncStorage {
@@ -48,9 +48,7 @@ impl SyncStorage {
             Op::Sync => self.file.sync_data().map(|()| 0),
             Op::Allocate { offset, len } => self.fallocate(ALLOCATE_MODE, *offset, *len),
             Op::Punch { offset, len } => self.fallocate(PUNCH_MODE, *offset, *len),
-            Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Poll { .. } => {
-                Err(io::Error::from_raw_os_error(libc::EINVAL))
-            }
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         }
     }
 
@@ -89,6 +87,20 @@ fn run_socket(op: &mut Op) -> io::Result<usize> {
             Some(happened) => Ok(happened as u16 as usize),
             None => Err(io::ErrorKind::WouldBlock.into()),
         },
+        Op::TakeEvent { fd, value } => {
+            let target: *mut u64 = &raw mut **value;
+            let vector = libc::iovec { iov_base: target.cast(), iov_len: 8 };
+            // Not by `read`: who shares the descriptor decides whether that blocks, and may take the counter first.
+            // SAFETY: the vector is the eight bytes of `value`, which this operation owns.
+            result(unsafe { libc::preadv2(fd.as_raw_fd(), &raw const vector, 1, -1, libc::RWF_NOWAIT) })
+        }
+        Op::SignalEvent { fd } => {
+            if poll_one(fd.as_raw_fd(), libc::POLLOUT)?.is_none() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            // SAFETY: eight readable bytes.
+            result(unsafe { libc::write(fd.as_raw_fd(), (&raw const ONE).cast(), 8) })
+        }
         Op::Recv { fd, buf, range } => {
             let target = &mut buf[range.clone()];
             // SAFETY: `target` is writable memory that this operation owns.
@@ -144,6 +156,8 @@ impl Storage for SyncStorage {
                 Op::Send { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLOUT, revents: 0 },
                 Op::Accept { fd } | Op::Recv { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 },
                 Op::Poll { fd, events } => libc::pollfd { fd: *fd, events: *events, revents: 0 },
+                Op::TakeEvent { fd, .. } => libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 },
+                Op::SignalEvent { fd } => libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 },
                 _ => libc::pollfd { fd: -1, events: 0, revents: 0 },
             }));
             let millis = timeout.map_or(-1, |t| t.as_millis().clamp(1, 60_000) as libc::c_int);

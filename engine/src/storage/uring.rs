@@ -7,7 +7,7 @@ use std::{collections::VecDeque, fs::File, io, os::fd::AsRawFd, sync::Arc, time:
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::{ALLOCATE_MODE, Completion, MAX_PARTS, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
+use super::{ALLOCATE_MODE, Completion, MAX_PARTS, ONE, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
 use crate::storage::wake::Waker;
 
 const ENTRIES: u32 = 1024;
@@ -109,6 +109,11 @@ impl UringStorage {
                 opcode::Recv::new(types::Fd(*fd), target.as_mut_ptr(), target.len() as u32).build()
             }
             Op::Poll { fd, events } => opcode::PollAdd::new(types::Fd(*fd), *events as u16 as u32).build(),
+            Op::TakeEvent { fd, value } => {
+                let target: *mut u64 = &raw mut **value;
+                opcode::Read::new(types::Fd(fd.as_raw_fd()), target.cast(), 8).build()
+            }
+            Op::SignalEvent { fd } => opcode::Write::new(types::Fd(fd.as_raw_fd()), (&raw const ONE).cast(), 8).build(),
             Op::Send { fd, bufs, skip } => {
                 flight.vectors = send_vectors(bufs, *skip);
                 // SAFETY: all-zero is a valid `msghdr`.

@@ -12,9 +12,12 @@ use crate::{
     storage::buffer::IoBuf,
 };
 
-/// A request that the limits have let go. It counts as under way until this is dropped.
+/// A request that the limits have let go, to be carried out at once or in parts. It counts as under way until this is dropped.
 pub struct Admitted {
     volume: LocalVolume,
+    kind: Kind,
+    /// Bytes that have not been carried out yet.
+    left: u64,
     /// None for what is not limited: what a filler brings on behalf of users, who were admitted.
     permit: Option<Permit>,
 }
@@ -43,7 +46,7 @@ impl LocalVolume {
             Some(meter) => Some(qos.admit(meter, Request { kind, bytes }).await),
             None => None,
         };
-        Admitted { volume: self.clone(), permit }
+        Admitted { volume: self.clone(), kind, left: bytes, permit }
     }
 
     /// Reads `length` bytes at `offset`. Every block is verified; holes read as zeros.
@@ -95,55 +98,57 @@ impl LocalVolume {
 }
 
 impl Admitted {
-    fn is_for(&self, kind: Kind, bytes: u64) -> Result<()> {
+    /// Uses a part of what was admitted.
+    fn take(&mut self, kind: Kind, bytes: u64) -> Result<()> {
         // It may have to wait for a store: meanwhile it is not under way at the device.
         if let Some(permit) = self.permit.as_ref().filter(|_| self.volume.is_gated()) {
             permit.leave();
         }
-        match self.permit.as_ref().map(Permit::request) {
-            Some(request) if *request != (Request { kind, bytes }) => Err(invalid(format!(
-                "{}: a request was admitted as {:?} of {} bytes and is {kind:?} of {bytes}",
+        if kind != self.kind || bytes > self.left {
+            return Err(invalid(format!(
+                "{}: a request was admitted as {:?} with {} bytes to go and is {kind:?} of {bytes}",
                 self.volume.name(),
-                request.kind,
-                request.bytes
-            ))),
-            _ => Ok(()),
+                self.kind,
+                self.left
+            )));
         }
+        self.left -= bytes;
+        Ok(())
     }
 
-    /// Carries out what was admitted as a read.
+    /// Carries out what was admitted, or the next part of it, as a read.
     ///
     /// # Errors
-    /// As [`LocalVolume::read`]; `Invalid` for another request than was admitted.
-    pub async fn read(self, offset: u64, length: usize) -> Result<IoBuf> {
-        self.is_for(Kind::Read, length as u64)?;
+    /// As [`LocalVolume::read`]; `Invalid` for another request than was admitted, or for more.
+    pub async fn read(&mut self, offset: u64, length: usize) -> Result<IoBuf> {
+        self.take(Kind::Read, length as u64)?;
         self.volume.read_now(offset, length).await
     }
 
-    /// Carries out what was admitted as a write.
+    /// Carries out what was admitted, or the next part of it, as a write.
     ///
     /// # Errors
-    /// As [`LocalVolume::write`]; `Invalid` for another request than was admitted.
-    pub async fn write(self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
-        self.is_for(Kind::Write, data.len() as u64)?;
+    /// As [`LocalVolume::write`]; `Invalid` for another request than was admitted, or for more.
+    pub async fn write(&mut self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
+        self.take(Kind::Write, data.len() as u64)?;
         self.volume.write_now(offset, data, fua).await
     }
 
-    /// Carries out what was admitted as a discard.
+    /// Carries out what was admitted, or the next part of it, as a discard.
     ///
     /// # Errors
-    /// As [`LocalVolume::discard`]; `Invalid` for another request than was admitted.
-    pub async fn discard(self, offset: u64, length: u64, fua: bool) -> Result<()> {
-        self.is_for(Kind::Discard, length)?;
+    /// As [`LocalVolume::discard`]; `Invalid` for another request than was admitted, or for more.
+    pub async fn discard(&mut self, offset: u64, length: u64, fua: bool) -> Result<()> {
+        self.take(Kind::Discard, length)?;
         self.volume.discard_now(offset, length, fua).await
     }
 
-    /// Carries out, as zeroing, what was admitted as a discard.
+    /// Carries out, as zeroing, what was admitted, or the next part of it, as a discard.
     ///
     /// # Errors
-    /// As [`LocalVolume::write_zeroes`]; `Invalid` for another request than was admitted.
-    pub async fn write_zeroes(self, offset: u64, length: u64, fua: bool) -> Result<()> {
-        self.is_for(Kind::Discard, length)?;
+    /// As [`LocalVolume::write_zeroes`]; `Invalid` for another request than was admitted, or for more.
+    pub async fn write_zeroes(&mut self, offset: u64, length: u64, fua: bool) -> Result<()> {
+        self.take(Kind::Discard, length)?;
         self.volume.write_zeroes_now(offset, length, fua).await
     }
 }

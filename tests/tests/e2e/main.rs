@@ -15,3 +15,4 @@ mod images;
 mod random;
 mod snapshots;
 mod tls;
+mod vhost_guest;

@@ -104,6 +104,9 @@ targets! {
     nbd_protocol: 1, 100_000;
     nbd_handshake: 1, 50_000;
     nbd_transmission: 5, 2_000;
+    vhost_user_message: 1, 20_000;
+    vhost_user_chain: 61, 10_000;
+    vhost_user_in_flight: 7, 20_000;
     control: 5, 1_000;
     names_and_sizes: 1, 100_000;
     cli_arguments: 1, 500;

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and the help that explains it.
 
+mod attach;
 mod backup;
 mod pool;
 mod qos;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub(crate) use self::{
+    attach::{AttachArgs, DetachArgs},
     backup::{
         BackupCommand, CreateArgs, DeleteArgs, ExportBackupArgs, GcArgs, ImportRecordArgs, InfoArgs, InitArgs,
         KeyCommand, OneArgs, PruneArgs, RestoreArgs, SelectArgs, VerifyArgs,
@@ -128,16 +130,34 @@ pub(crate) enum Command {
     /// Limit requests and bytes a second: of a volume, of a group of volumes, of the pool
     #[command(subcommand)]
     Qos(QosCommand),
-    /// Serve the volumes and snapshots of the pool over NBD, until SIGTERM or SIGINT
+    /// Serve the volumes and snapshots of the pool over NBD, and to virtual machines, until SIGTERM or SIGINT
     #[command(after_help = "Examples:
   cairn serve
   cairn serve --nbd unix:/run/main.sock --nbd tcp:127.0.0.1:10809
   cairn serve --nbd tcp:0.0.0.0:10809 --tls require --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem
+  cairn serve --vhost-user /run/cairn/vhost
 
 Clients name an export VOLUME or, read-only, VOLUME@SNAPSHOT:
   qemu-img info 'nbd+unix:///db?socket=/srv/main.pool.nbd'
   nbdinfo 'nbd://127.0.0.1/db@before'")]
     Serve(ServeArgs),
+    /// Give a virtual machine a volume, or a snapshot for reading, as its disk: make its vhost-user-blk socket, and say how to use it
+    #[command(
+        after_help = "The pool must be served with --vhost-user. The socket serves one virtual machine at a time. It stays until \"cairn detach\",
+also when the server is stopped or killed and started again: virtual machines that run meanwhile see a pause.
+
+Examples:
+  cairn serve --vhost-user /run/cairn/vhost &
+  cairn attach db
+  cairn attach db@before --queues 1
+  cairn --json attach db | jq -r .socket"
+    )]
+    Attach(AttachArgs),
+    /// Take a disk away again that was given with "cairn attach"
+    #[command(after_help = "Examples:
+  cairn detach db
+  cairn detach db@before --force")]
+    Detach(DetachArgs),
     /// Show whether the pool is served, where, and to whom
     #[command(after_help = "Examples:
   cairn status

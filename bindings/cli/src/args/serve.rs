@@ -36,6 +36,9 @@ pub(crate) struct ServeArgs {
     /// Pre-shared keys, a line USER:HEXKEY each
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_psk: Option<PathBuf>,
+    /// Also offer disks to virtual machines: where their sockets are, for "cairn attach"; those of the server before come back
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vhost_user: Option<PathBuf>,
     /// Memory for cached metadata
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub(crate) cache: Option<u64>,

@@ -1,5 +1,6 @@
 //! The commands: each a few calls of the control interface, and what it tells about them.
 
+mod attach;
 mod backup;
 mod describe;
 mod export;
@@ -35,6 +36,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Command::Backup(command) => backup::run(&global, command, output).await,
         Command::Qos(command) => qos::run(&global, command, output).await.map(done),
         Command::Serve(args) => serve::run(&global, args, output).await.map(done),
+        Command::Attach(args) => attach::attach(&global, args, output).await.map(done),
+        Command::Detach(args) => attach::detach(&global, args, output).await.map(done),
         Command::Status => status::status(&global, output).await.map(done),
         Command::Top(args) => top::run(&global, args, output).await.map(done),
         Command::Stop => status::stop(&global, output).await.map(done),

@@ -1,7 +1,7 @@
-//! `cairn serve`: holds the pool, offers it over NBD and over the control socket, until it is told to stop.
+//! `cairn serve`: holds the pool, offers it over NBD, to virtual machines, and over the control socket, until it is told to stop.
 //!
-//! Order of starting: pool, NBD, control socket, "ready". Order of stopping: control socket quiet, NBD clients answered and
-//! let go, pool checkpointed and closed, control socket's name removed. So the name is there as long as the pool is held.
+//! Order of starting: pool, NBD, control socket, vhost-user sockets, "ready". Order of stopping: control socket quiet, NBD clients and virtual
+//! machines answered and let go, pool checkpointed and closed, control socket's name removed. So the name is there as long as the pool is held.
 
 use cairn_engine::{ErrorKind, OpenOptions, Pool};
 use cairn_nbd::{Certificates, Listen, Options, TlsMode};
@@ -9,9 +9,13 @@ use cairn_service::{
     Failure, NbdListener, State,
     api::Listener,
     control::{self, Control},
+    vhost_user::VhostExport,
 };
 use serde::Serialize;
-use std::{net::ToSocketAddrs, path::Path};
+use std::{
+    net::ToSocketAddrs,
+    path::{Path, PathBuf},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -37,6 +41,15 @@ struct Ready {
     control: String,
     listeners: Vec<Listener>,
     exports: Vec<Export>,
+    disks: Vec<VhostExport>,
+}
+
+/// What is offered, and how.
+struct Offer {
+    addresses: Vec<Listen>,
+    options: Options,
+    /// Where the sockets for virtual machines are.
+    vhost_user: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -48,18 +61,17 @@ struct Export {
 
 pub(super) async fn run(global: &Global, args: ServeArgs, output: &Output) -> Result<(), Failure> {
     let reach = reach(global)?;
-    let addresses = addresses(&args, &reach.pool)?;
-    let options = options(&args)?;
+    let offer = offer(&args, &reach.pool)?;
     // Before anything is done, so that a signal never finds the server half-way without a handler.
     let stop = stop_signal()?;
-    for address in exposed(&addresses, options.tls) {
+    for address in exposed(&offer.addresses, offer.options.tls) {
         output.warn(format!(
             "{address} is open to the network: whoever reaches it can read and write every volume; \
              use --tls require with --tls-ca or --tls-psk"
         ));
     }
     let pool = hold(&reach, &args, output).await?;
-    let outcome = serve(&pool, &reach, addresses, options, output, stop).await;
+    let outcome = serve(&pool, &reach, offer, output, stop).await;
     let closed = pool.close().await;
     // The control socket's name goes last: until here a command knows that the pool is held.
     let control = outcome?;
@@ -94,32 +106,47 @@ async fn hold(reach: &Reach, args: &ServeArgs, output: &Output) -> Result<Pool, 
 async fn serve(
     pool: &Pool,
     reach: &Reach,
-    addresses: Vec<Listen>,
-    options: Options,
+    offer: Offer,
     output: &Output,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Control, Failure> {
     let mut listeners = Vec::new();
+    let mut disks = None;
     let outcome = async {
-        for address in addresses {
-            listeners.push(NbdListener::start(pool, address, options.clone()).await?);
+        for address in offer.addresses {
+            listeners.push(NbdListener::start(pool, address, offer.options.clone()).await?);
+        }
+        if let Some(directory) = offer.vhost_user {
+            disks = Some(cairn_vhost_user::Server::start(pool, directory, cairn_vhost_user::Options::default()).await?);
         }
         let mut control = Control::bind(&reach.pool)?;
-        let state = State::new(pool.clone()).serving(&listeners);
+        let state = State::new(pool.clone()).serving(&listeners).with_vhost_user(disks.clone());
         // Before anybody is told that the server is ready: clients may attach what is being filled.
         state.resume_restores().await?.iter().for_each(|text| output.warn(text));
-        announce(pool, &control, &listeners, output).await?;
+        if let Some(disks) = &disks {
+            disks.restore().await?.iter().for_each(|text| output.warn(text));
+        }
+        announce(pool, &control, &listeners, disks.as_ref(), output).await?;
         control.serve(state, stop).await?;
         Ok(control)
     }
     .await;
+    if let Some(disks) = disks {
+        disks.stop().await?;
+    }
     for listener in &listeners {
         listener.server().stop().await?;
     }
     outcome
 }
 
-async fn announce(pool: &Pool, control: &Control, listeners: &[NbdListener], output: &Output) -> Result<(), Failure> {
+async fn announce(
+    pool: &Pool,
+    control: &Control,
+    listeners: &[NbdListener],
+    disks: Option<&cairn_vhost_user::Server>,
+    output: &Output,
+) -> Result<(), Failure> {
     let mut volumes = pool.volumes(false).await?;
     let more = volumes.len().saturating_sub(NAMED);
     if !output.is_json() {
@@ -137,6 +164,7 @@ async fn announce(pool: &Pool, control: &Control, listeners: &[NbdListener], out
         control: control.path().display().to_string(),
         listeners: listeners.iter().map(NbdListener::info).collect(),
         exports,
+        disks: disks.map(|server| server.exports().into_iter().map(VhostExport::from).collect()).unwrap_or_default(),
     };
     let mut text = format!("pool {}, control socket {}", ready.pool, ready.control);
     for listener in &ready.listeners {
@@ -150,7 +178,17 @@ async fn announce(pool: &Pool, control: &Control, listeners: &[NbdListener], out
     if more > 0 {
         text += &format!("\nand {more} more volumes");
     }
+    for disk in &ready.disks {
+        text += &format!("\ndisk {}: {}", disk.name, disk.socket);
+    }
     output.result(&ready, text + "\nready")
+}
+
+fn offer(args: &ServeArgs, pool: &Path) -> Result<Offer, Failure> {
+    // Virtual machines run in other directories.
+    let fail = |error| Failure::from(cairn_engine::Error::io("the directory of --vhost-user", error));
+    let vhost_user = args.vhost_user.as_ref().map(std::path::absolute).transpose().map_err(fail)?;
+    Ok(Offer { addresses: addresses(args, pool)?, options: options(args)?, vhost_user })
 }
 
 fn addresses(args: &ServeArgs, pool: &Path) -> Result<Vec<Listen>, Failure> {

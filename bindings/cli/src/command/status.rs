@@ -1,7 +1,7 @@
 //! `cairn status` and `cairn stop`: about the server, never about the pool's content.
 
 use cairn_engine::ErrorKind;
-use cairn_service::{Failure, api::Status, control};
+use cairn_service::{Failure, api::Status, control, vhost_user::VhostUser};
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -19,7 +19,7 @@ pub(super) async fn status(global: &Global, output: &Output) -> Result<(), Failu
     match control::find_server(&pool).await? {
         Some((_, status)) => output.result(&status, described(&status)),
         None => output.result(
-            &json!({ "served": false, "pool": pool.display().to_string(), "listeners": [], "clients": [] }),
+            &json!({ "served": false, "pool": pool.display().to_string(), "listeners": [], "clients": [], "vhost_user": null }),
             format!("pool {} is not served", pool.display()),
         ),
     }
@@ -41,10 +41,24 @@ fn described(status: &Status) -> String {
             filling.error.as_ref().map_or_else(|| format!("{done} of {total}"), |why| format!("stopped: {why}"));
         fields.add("filling", format!("{} from backup {}: {state}", filling.volume, filling.backup));
     }
-    fields.add("clients", status.clients.len());
-    if status.clients.is_empty() {
-        return fields.to_string();
+    for disk in status.vhost_user.iter().flat_map(|disks| &disks.exports) {
+        fields.add("vhost-user", format!("{}  {}", disk.name, disk.socket));
     }
+    if let Some(disks) = status.vhost_user.as_ref().filter(|disks| disks.exports.is_empty()) {
+        fields.add("vhost-user", format!("nothing in {}", disks.directory));
+    }
+    fields.add("clients", status.clients.len());
+    let mut text = fields.to_string();
+    if !status.clients.is_empty() {
+        text += &format!("\n\n{}", clients(status));
+    }
+    if let Some(machines) = status.vhost_user.as_ref().and_then(machines) {
+        text += &format!("\n\n{machines}");
+    }
+    text
+}
+
+fn clients(status: &Status) -> Table {
     let mut table = Table::new(&[
         ("EXPORT", Side::Left),
         ("CLIENT", Side::Left),
@@ -68,7 +82,38 @@ fn described(status: &Status) -> String {
             Bytes(client.written_bytes).to_string(),
         ]);
     }
-    format!("{fields}\n\n{table}")
+    table
+}
+
+/// Who uses the disks, if anybody does.
+fn machines(disks: &VhostUser) -> Option<Table> {
+    let mut table = Table::new(&[
+        ("DISK", Side::Left),
+        ("MACHINE", Side::Left),
+        ("QUEUES", Side::Right),
+        ("SINCE", Side::Left),
+        ("REQUESTS", Side::Right),
+        ("READ", Side::Right),
+        ("WRITTEN", Side::Right),
+        ("REPEATED", Side::Right),
+        ("FAULTS", Side::Right),
+    ]);
+    let mut any = false;
+    for (disk, client) in disks.exports.iter().filter_map(|disk| Some((disk, disk.client.as_ref()?))) {
+        any = true;
+        table.row([
+            disk.name.clone(),
+            client.peer.clone(),
+            client.queues.to_string(),
+            iso_utc(client.connected_ms),
+            client.requests.to_string(),
+            Bytes(client.read_bytes).to_string(),
+            Bytes(client.written_bytes).to_string(),
+            client.resubmitted.to_string(),
+            client.faults.to_string(),
+        ]);
+    }
+    any.then_some(table)
 }
 
 /// Stops the server and waits until nobody answers any more, as long as `--wait` allows.

@@ -1,5 +1,6 @@
 //! The real program on real pools: every command, served and unserved, its refusals, its JSON, its exit codes.
 
+mod attach;
 mod backups;
 mod commands;
 mod harness;

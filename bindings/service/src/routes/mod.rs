@@ -2,6 +2,7 @@
 
 mod backups;
 mod data;
+mod exports;
 mod pool;
 mod qos;
 mod snapshots;
@@ -40,6 +41,8 @@ pub fn router(state: State) -> Router {
         .route("/pool/volume-stats", get(pool::volume_stats))
         .route("/pool/wait-deleted", post(pool::wait_deleted))
         .route("/backups", post(backups::create))
+        .route("/exports", get(exports::list).post(exports::create))
+        .route("/exports/{target}", delete(exports::delete))
         .route("/restores", get(backups::fillings).post(backups::restore))
         .route("/restores/instant", post(backups::restore_instantly))
         .route("/qos", get(qos::list))

@@ -10,6 +10,7 @@ use crate::{
     extract::{Json, Query},
     listeners::NbdListener,
     state::State,
+    vhost_user::VhostUser,
 };
 
 pub(super) async fn status(extract::State(state): extract::State<State>) -> Result<Json<Status>> {
@@ -25,6 +26,7 @@ pub(super) async fn status(extract::State(state): extract::State<State>) -> Resu
         listeners: listeners.iter().map(NbdListener::info).collect(),
         clients: listeners.iter().flat_map(NbdListener::clients).collect(),
         filling: state.fillings.list(&state.pool).await?.filling,
+        vhost_user: state.vhost_user.as_ref().map(VhostUser::of),
     }))
 }
 

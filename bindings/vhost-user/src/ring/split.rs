@@ -1,0 +1,159 @@
+//! A split ring in guest memory, and its books.
+//!
+//! Invariants:
+//! - Heads are taken in the order of the available ring, and one head is in flight at most once: so at most `size` requests are.
+//! - A head that was taken is given back exactly once.
+//! - Between taking and giving back, the in-flight region says so; the order of stores is in [`Ring::take`] and [`Ring::complete`].
+
+use super::{Chain, Malformed, Tracker};
+use crate::{memory::Memory, protocol::RingAddresses};
+use std::sync::atomic::Ordering;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+/// In the available ring's flags: the driver wants no calls.
+const NO_INTERRUPT: u16 = 1;
+
+/// A ring that says what cannot be. It is not served any more until the front-end starts it again.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) String);
+
+/// Where a ring is, and where it is to go on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) size: u16,
+    pub(crate) addresses: RingAddresses,
+    /// Index of the next head in the available ring.
+    pub(crate) base: u16,
+    pub(crate) event_index: bool,
+}
+
+/// A ring that is being served.
+pub(crate) struct Ring {
+    queue: Queue,
+    size: u16,
+    /// Heads that were taken and not given back.
+    in_flight: Vec<bool>,
+    tracker: Option<Tracker>,
+    /// Whether something was given back since the driver was last called, or found to want no call.
+    uncalled: bool,
+}
+
+fn broken(why: impl std::fmt::Display) -> Broken {
+    Broken(why.to_string())
+}
+
+impl Ring {
+    /// A ring from where it was left, and the heads that were in flight when it was, oldest first: they count as taken.
+    pub(crate) fn new(place: Place, memory: &Memory, tracker: Option<Tracker>) -> Result<(Self, Vec<u16>), Broken> {
+        let mut queue = Queue::new(place.size).map_err(|_| broken("its size is no power of two up to 32768"))?;
+        queue.set_event_idx(place.event_index);
+        queue.set_ready(true);
+        let mut ring =
+            Self { queue, size: place.size, in_flight: vec![false; usize::from(place.size)], tracker, uncalled: false };
+        ring.move_to(place.addresses, memory)?;
+        let used = ring.queue.used_idx(&memory.guest, Ordering::Acquire).map_err(broken)?.0;
+        ring.queue.set_next_used(used);
+        let Some(tracker) = &mut ring.tracker else {
+            ring.queue.set_next_avail(place.base);
+            return Ok((ring, Vec::new()));
+        };
+        let heads = tracker.recover(used);
+        // Whatever was taken was given back or is in flight; how far the front-end believes that this got is of no use after a crash.
+        ring.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
+        for &head in &heads {
+            if let Some(taken) = ring.in_flight.get_mut(usize::from(head)) {
+                *taken = true;
+            }
+        }
+        Ok((ring, heads))
+    }
+
+    /// Finds the ring in memory whose regions have changed.
+    pub(crate) fn move_to(&mut self, addresses: RingAddresses, memory: &Memory) -> Result<(), Broken> {
+        let find =
+            |user: u64| memory.guest_address(user).ok_or_else(|| broken(format!("{user:#x} is outside of memory")));
+        self.queue.try_set_desc_table_address(find(addresses.descriptors)?).map_err(broken)?;
+        self.queue.try_set_avail_ring_address(find(addresses.available)?).map_err(broken)?;
+        self.queue.try_set_used_ring_address(find(addresses.used)?).map_err(broken)?;
+        match self.queue.is_valid(&memory.guest) {
+            true => Ok(()),
+            false => Err(broken("a part of it is outside of memory")),
+        }
+    }
+
+    /// The next head, which stays where it is.
+    pub(crate) fn peek(&mut self, memory: &Memory) -> Result<Option<u16>, Broken> {
+        let mut heads = self.queue.iter(&memory.guest).map_err(broken)?;
+        let Some(chain) = heads.next() else { return Ok(None) };
+        heads.go_to_previous_position();
+        let head = chain.head_index();
+        match self.in_flight.get(usize::from(head)) {
+            Some(false) => Ok(Some(head)),
+            Some(true) => Err(broken(format!("head {head} is available again before it was given back"))),
+            None => Err(broken(format!("head {head} is beyond the table of {}", self.size))),
+        }
+    }
+
+    /// Takes the head that [`peek`](Self::peek) has found.
+    pub(crate) fn take(&mut self, head: u16) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_add(1));
+        if let Some(taken) = self.in_flight.get_mut(usize::from(head)) {
+            *taken = true;
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.take(head);
+        }
+    }
+
+    /// The chain that begins at a head.
+    pub(crate) fn chain(&self, memory: &Memory, head: u16) -> Result<Chain, Malformed> {
+        Chain::read(memory, GuestAddress(self.queue.desc_table()), self.size, head)
+    }
+
+    /// Gives a head back, `written` bytes of whose chain were written.
+    pub(crate) fn complete(&mut self, memory: &Memory, head: u16, written: u32) -> Result<(), Broken> {
+        match self.in_flight.get_mut(usize::from(head)) {
+            Some(taken) => *taken = false,
+            None => return Err(broken(format!("head {head} is beyond the table of {}", self.size))),
+        }
+        if let Some(tracker) = &self.tracker {
+            tracker.before_used(head);
+        }
+        self.queue.add_used(&memory.guest, head, written).map_err(broken)?;
+        if let Some(tracker) = &self.tracker {
+            tracker.after_used(head, self.queue.next_used());
+        }
+        self.uncalled = true;
+        Ok(())
+    }
+
+    /// Whether the driver wants to be called for what was given back since this was last asked.
+    pub(crate) fn wants_call(&mut self, memory: &Memory) -> Result<bool, Broken> {
+        if !std::mem::take(&mut self.uncalled) {
+            return Ok(false);
+        }
+        // With it comes the fence between the used index and what the driver says about calls.
+        let wanted = self.queue.needs_notification(&memory.guest).map_err(broken)?;
+        if !wanted || self.queue.event_idx_enabled() {
+            return Ok(wanted);
+        }
+        let flags: u16 = memory.guest.load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed).map_err(broken)?;
+        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+    }
+
+    /// Asks the driver for kicks. Whether there is something in the ring already.
+    pub(crate) fn ask_for_kicks(&mut self, memory: &Memory) -> Result<bool, Broken> {
+        self.queue.enable_notification(&memory.guest).map_err(broken)
+    }
+
+    /// Tells the driver that it need not kick.
+    pub(crate) fn refuse_kicks(&mut self, memory: &Memory) -> Result<(), Broken> {
+        self.queue.disable_notification(&memory.guest).map_err(broken)
+    }
+
+    /// Index of the next head in the available ring: where this ring would have to go on.
+    pub(crate) fn base(&self) -> u16 {
+        self.queue.next_avail()
+    }
+}

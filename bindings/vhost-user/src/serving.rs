@@ -1,0 +1,310 @@
+//! The server on its reactor: one listening socket for each export, one front-end at a time on each.
+//!
+//! Invariants: a server is kept by its own tasks only, so it ends with them, whether by [`Serving::stop`] or because the reactor drops
+//! them; either way its sockets are removed. A front-end is let in only when everything that the one before it had begun is given back.
+
+use crate::{
+    client::{Directory, Record},
+    descriptors,
+    device::Device,
+    listen::{self, SocketFile},
+    options::Options,
+    session::Session,
+    source::Source,
+    wake::{First, Signal, first},
+    wire::Wire,
+};
+use cairn_engine::{Error, ErrorKind, LocalPool, Result, Target};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long to wait when the system has no descriptor or memory for a new connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a socket may be in use before it counts as another server's: of a server that was just killed, the kernel keeps it open until
+/// it has finished that server's operations.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(1);
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// The servers of this reactor, by number. Weak: their tasks keep them.
+    static SERVERS: RefCell<HashMap<u64, Weak<Serving>>> = RefCell::default();
+}
+
+pub(crate) struct Serving {
+    id: u64,
+    pool: LocalPool,
+    /// Where the sockets are.
+    place: PathBuf,
+    options: Rc<Options>,
+    directory: Arc<Directory>,
+    exports: RefCell<BTreeMap<String, Rc<Export>>>,
+    next_client: Cell<u64>,
+    stopping: Cell<bool>,
+    /// Notified when the server is to stop, and when an export is gone.
+    changed: Signal,
+}
+
+/// A socket, and whom it serves.
+struct Export {
+    /// What its socket is called: what its volume or snapshot was called when it was made.
+    name: String,
+    source: Cell<Source>,
+    /// Removed as soon as nobody is to connect any more.
+    file: RefCell<Option<SocketFile>>,
+    stopping: Cell<bool>,
+    /// Whether a front-end is connected, and its socket has not been closed.
+    busy: Cell<bool>,
+    /// Whether a front-end has still to be finished with.
+    draining: Cell<bool>,
+    changed: Signal,
+}
+
+impl Export {
+    fn stop(&self) {
+        self.stopping.set(true);
+        self.file.take();
+        self.changed.notify();
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // The thread may be ending, and its table gone before this.
+        drop(SERVERS.try_with(|servers| servers.borrow_mut().remove(&self.id)));
+    }
+}
+
+impl Serving {
+    pub(crate) fn start(id: u64, pool: LocalPool, place: PathBuf, options: Options, directory: Arc<Directory>) {
+        let reactor = pool.reactor().clone();
+        let serving = Rc::new(Self {
+            id,
+            pool,
+            place,
+            options: Rc::new(options),
+            directory,
+            exports: RefCell::default(),
+            next_client: Cell::new(1),
+            stopping: Cell::new(false),
+            changed: Signal::default(),
+        });
+        SERVERS.with_borrow_mut(|servers| servers.insert(id, Rc::downgrade(&serving)));
+        // Keeps it while it has no exports.
+        let kept = async move { serving.changed.until(|| serving.stopping.get()).await };
+        reactor.spawn(kept).detach();
+    }
+
+    /// The server of this thread with a number, if it is still there.
+    pub(crate) fn find(id: u64) -> Result<Rc<Self>> {
+        let found = SERVERS.with_borrow(|servers| servers.get(&id).and_then(Weak::upgrade));
+        found.ok_or_else(stopped)
+    }
+
+    /// Makes the socket of a volume or snapshot, if there is none yet: its name, what it serves, where it is.
+    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<(String, Source, PathBuf)> {
+        // It must be there now; it is opened for each front-end, so that an unused socket keeps nobody from deleting it.
+        drop(self.pool.open(target)?);
+        let source = Source::of(&self.pool, target)?;
+        // One socket for each, or two guests could write to one disk.
+        let name = self.name_of(source).unwrap_or_else(|| target.to_string());
+        let path = self.listen(&name, source).await?;
+        Ok((name, source, path))
+    }
+
+    /// Makes the socket of an export that a server before this one had.
+    pub(crate) async fn restore(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+        if source.target(&self.pool).is_none() {
+            return Err(Error::new(ErrorKind::NotFound, format!("what was exported as {name} has been deleted")));
+        }
+        self.listen(name, source).await
+    }
+
+    /// Which export serves this.
+    fn name_of(&self, source: Source) -> Option<String> {
+        self.exports.borrow().values().find(|export| export.source.get() == source).map(|export| export.name.clone())
+    }
+
+    /// The name of the export that is meant: its own, or what is served is called so now.
+    pub(crate) fn resolve(&self, target: &Target) -> String {
+        let name = target.to_string();
+        if self.exports.borrow().contains_key(&name) {
+            return name;
+        }
+        Source::of(&self.pool, target).ok().and_then(|source| self.name_of(source)).unwrap_or(name)
+    }
+
+    async fn listen(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+        let started = self.pool.reactor().sleep(TAKEOVER_LIMIT);
+        let mut limit = std::pin::pin!(started);
+        loop {
+            match self.try_listen(name, source) {
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    if let First::A(()) = first(limit.as_mut(), self.pool.reactor().sleep(TAKEOVER_PAUSE)).await {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_listen(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+        if self.stopping.get() {
+            return Err(stopped());
+        }
+        if let Some(export) = self.exports.borrow().get(name) {
+            return self.socket_of(export, source);
+        }
+        let path = self.place.join(format!("{name}.sock"));
+        let (listener, file) = SocketFile::bind(path.clone())?;
+        let export = Rc::new(Export {
+            name: name.to_owned(),
+            source: Cell::new(source),
+            file: RefCell::new(Some(file)),
+            stopping: Cell::new(false),
+            busy: Cell::new(false),
+            draining: Cell::new(false),
+            changed: Signal::default(),
+        });
+        self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
+        self.directory.add(name, path.clone());
+        let accepting = Accepting { server: Rc::clone(self), export };
+        self.pool.reactor().spawn(accept_front_ends(accepting, listener)).detach();
+        Ok(path)
+    }
+
+    /// The socket that is there already, if it is for the same.
+    fn socket_of(&self, export: &Export, source: Source) -> Result<PathBuf> {
+        let name = &export.name;
+        if export.source.get() != source {
+            if let Some(other) = export.source.get().target(&self.pool) {
+                let text = format!("the socket {name} serves {other}, which was called so: withdraw that first");
+                return Err(Error::new(ErrorKind::Exists, text));
+            }
+            // What it served is gone, and this has its name.
+            export.source.set(source);
+        }
+        let busy = || Error::new(ErrorKind::Busy, format!("the socket of {name} is being removed: try again"));
+        export.file.borrow().as_ref().map(|file| file.path().to_owned()).ok_or_else(busy)
+    }
+
+    /// Removes a socket, and lets go of who is connected to it, if that was meant.
+    pub(crate) async fn withdraw(&self, name: &str, force: bool) -> Result<()> {
+        let export = self.exports.borrow().get(name).cloned();
+        let not_there = || Error::new(ErrorKind::NotFound, format!("{name} has no socket here"));
+        let export = export.ok_or_else(not_there)?;
+        if export.busy.get() && !force {
+            let text =
+                format!("{name} is the disk of a virtual machine that runs: take it from that first, or use force");
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        export.stop();
+        self.changed.until(|| !self.exports.borrow().contains_key(name)).await;
+        Ok(())
+    }
+
+    /// Ends the server; returns when the last request is given back.
+    pub(crate) async fn stop(&self) {
+        self.stopping.set(true);
+        self.exports.borrow().values().for_each(|export| export.stop());
+        self.changed.notify();
+        self.changed.until(|| self.exports.borrow().is_empty()).await;
+    }
+
+    fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: OwnedFd) {
+        // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door.
+        let target = export.source.get().target(&self.pool);
+        let Some(volume) = target.and_then(|target| self.pool.open(&target).ok()) else { return };
+        let id = self.next_client.replace(self.next_client.get() + 1);
+        let read_only = self.options.read_only || volume.is_read_only();
+        let record = Arc::new(Record::new(id, listen::peer(&socket), read_only));
+        let reactor = self.pool.reactor().clone();
+        let options = Rc::clone(&self.options);
+        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record));
+        self.directory.set_client(&export.name, Some(record));
+        export.busy.set(true);
+        export.draining.set(true);
+        let served = Served { server: Rc::clone(self), export: Rc::clone(export) };
+        reactor.spawn(serve_front_end(served, Rc::new(device), Rc::new(socket))).detach();
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Closed, "the vhost-user server has been stopped")
+}
+
+/// Held by a front-end's task.
+struct Served {
+    server: Rc<Serving>,
+    export: Rc<Export>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.export.busy.set(false);
+        self.export.draining.set(false);
+        self.server.directory.set_client(&self.export.name, None);
+        self.export.changed.notify();
+    }
+}
+
+async fn serve_front_end(served: Served, device: Rc<Device>, socket: Rc<OwnedFd>) {
+    let wire = Wire::new(device.reactor.clone(), Rc::clone(&socket));
+    let export = &served.export;
+    let session = Session::new(device);
+    let stopped = async || export.changed.until(|| export.stopping.get()).await;
+    session.serve(wire, stopped, || export.busy.set(false)).await;
+}
+
+/// Held by an export's accepting task: the export is gone when this is.
+struct Accepting {
+    server: Rc<Serving>,
+    export: Rc<Export>,
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        let Self { server, export } = self;
+        export.stop();
+        server.exports.borrow_mut().remove(&export.name);
+        server.directory.remove(&export.name);
+        server.changed.notify();
+    }
+}
+
+async fn accept_front_ends(accepting: Accepting, listener: OwnedFd) {
+    let Accepting { server, export } = &accepting;
+    let reactor = server.pool.reactor();
+    while !export.stopping.get() {
+        let stopped = || export.changed.until(|| export.stopping.get());
+        match first(stopped(), reactor.accept(listener.as_raw_fd())).await {
+            First::A(()) => break,
+            // One at a time: two guests that write to one disk destroy it. At once, or it would wait for an answer that never comes.
+            First::B(Ok(socket)) if export.busy.get() => drop(socket),
+            First::B(Ok(socket)) => {
+                // The one before is gone, but requests that it left may be under way.
+                export.changed.until(|| !export.draining.get() || export.stopping.get()).await;
+                if !export.stopping.get() {
+                    server.welcome(export, socket);
+                }
+            }
+            First::B(Err(e)) if listen::is_lasting(&e) => break,
+            First::B(Err(_)) => {
+                let (First::A(()) | First::B(())) = first(stopped(), reactor.sleep(ACCEPT_PAUSE)).await;
+            }
+        }
+    }
+    export.stop();
+    // Deaf at once: the accept that was dropped may hold the socket for a moment longer than this task.
+    descriptors::deafen(&listener);
+    drop(listener);
+    export.changed.until(|| !export.draining.get()).await;
+}

@@ -1,0 +1,13 @@
+//! The server over real sockets: a driver of other people, a front-end of our own that can break every rule, and a server that is killed.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod driver;
+mod fixture;
+mod front_end;
+mod hostile;
+mod killed;
+mod lifecycle;
+mod limits;
+mod ring;
+mod transfer;
