@@ -5,19 +5,22 @@
 // A crash copy is verified while the reactor's own thread waits: nothing else runs that could borrow.
 #![allow(clippy::await_holding_refcell_ref)]
 
+#[path = "support/allowed.rs"]
+mod allowed;
 #[path = "support/panicking.rs"]
 mod panicking;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
+use allowed::{Content, NEVER};
 use cairn_engine::{
-    CheckReport, ErrorKind, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind,
-    Target, VolumeOptions,
+    CheckReport, ErrorKind, IoBuf, Limits, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool, PoolOptions,
+    QosTarget, StorageKind, Target, VolumeOptions,
 };
 use panicking::end_on_panic;
 
@@ -39,110 +42,6 @@ impl Rng {
     }
 }
 
-/// A value that a sector may have: when its write began and ended, and since when a later one has replaced it for certain.
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    value: u64,
-    start: u64,
-    end: u64,
-    replaced: u64,
-}
-
-const NEVER: u64 = u64::MAX;
-
-/// Sectors and the values they may have. One that is not listed is zero.
-#[derive(Clone, Default, Debug)]
-struct Content {
-    sectors: BTreeMap<u64, Vec<Value>>,
-    /// A snapshot is being taken: it is of some moment of the call, so values that were replaced meanwhile count.
-    freezing: bool,
-    /// A revert under way, since when: sectors that were zero before and in the snapshot may be zero again.
-    reverting: Option<u64>,
-    /// When the last revert ended.
-    reverted: u64,
-    /// When the last flush that has ended began: a crash leaves nothing that was replaced before.
-    durable: u64,
-}
-
-impl Content {
-    fn list(&mut self, sector: u64) -> &mut Vec<Value> {
-        let zero = Value { value: 0, start: 0, end: 0, replaced: NEVER };
-        let reverted = self.reverting.map(|start| Value { start, end: NEVER, ..zero });
-        self.sectors.entry(sector).or_insert_with(|| [zero].into_iter().chain(reverted).collect())
-    }
-
-    fn begin(&mut self, sectors: std::ops::Range<u64>, value: u64, now: u64) {
-        for sector in sectors {
-            self.list(sector).push(Value { value, start: now, end: NEVER, replaced: NEVER });
-        }
-    }
-
-    fn end(&mut self, sectors: std::ops::Range<u64>, start: u64, now: u64, done: bool) {
-        for sector in sectors {
-            for v in self.list(sector) {
-                if v.start == start {
-                    v.end = now;
-                } else if done && v.end < start {
-                    v.replaced = v.replaced.min(now);
-                }
-            }
-        }
-    }
-
-    /// What was replaced before a commit cannot come back. Reads that began before `reading` may still bring it: theirs is a value of any
-    /// moment of their call, and they may take as long as a write and a flush.
-    fn committed(&mut self, at: u64, reading: u64) {
-        self.durable = self.durable.max(at);
-        if self.freezing {
-            return;
-        }
-        let at = self.durable.min(reading);
-        for list in self.sectors.values_mut().filter(|list| list.len() > 1) {
-            list.retain(|v| v.replaced >= at);
-        }
-    }
-
-    /// What a snapshot of some moment since then holds.
-    fn frozen(&self, since: u64, now: u64) -> Self {
-        let keep = |v: &&Value| v.replaced >= since;
-        let fix = |v: &Value| Value { start: now, end: now, replaced: NEVER, ..*v };
-        let sectors = self.sectors.iter().map(|(s, l)| (*s, l.iter().filter(keep).map(fix).collect())).collect();
-        Self { sectors, ..Self::default() }
-    }
-
-    fn begin_revert(&mut self, to: &Self, start: u64) {
-        let sectors: Vec<u64> = self.sectors.keys().chain(to.sectors.keys()).copied().collect();
-        for sector in sectors {
-            let zero = [Value { value: 0, start, end: NEVER, replaced: NEVER }];
-            let back = to.sectors.get(&sector).map_or(&zero[..], Vec::as_slice);
-            let list = self.list(sector);
-            if !list.iter().any(|v| v.start == start) {
-                list.extend(back.iter().map(|v| Value { start, end: NEVER, ..*v }));
-            }
-        }
-        self.reverting = Some(start);
-    }
-
-    fn end_revert(&mut self, start: u64, now: u64) {
-        self.reverting = None;
-        self.reverted = now;
-        for v in self.sectors.values_mut().flatten() {
-            if v.start == start {
-                v.end = now;
-            } else if v.end < start {
-                v.replaced = v.replaced.min(now);
-            }
-        }
-    }
-
-    fn allows(&self, sector: u64, value: u64, since: u64) -> bool {
-        match self.sectors.get(&sector) {
-            Some(list) => list.iter().any(|v| v.value == value && v.replaced >= since),
-            None => value == 0,
-        }
-    }
-}
-
 struct Frozen {
     name: String,
     size: u64,
@@ -155,8 +54,24 @@ struct Vol {
     size: Cell<u64>,
     content: RefCell<Content>,
     snapshots: RefCell<Vec<Rc<Frozen>>>,
+    /// The limits and the group; none while they are being changed.
+    limits: RefCell<Option<(Limits, Option<String>)>>,
     /// Held by operations that must not meet others of their kind.
     busy: Cell<bool>,
+}
+
+impl Vol {
+    fn new(name: String, open: LocalVolume, size: u64, content: Content) -> Self {
+        Self {
+            name,
+            open,
+            size: Cell::new(size),
+            content: RefCell::new(content),
+            snapshots: RefCell::default(),
+            limits: RefCell::new(Some((Limits::default(), None))),
+            busy: Cell::new(false),
+        }
+    }
 }
 
 struct World {
@@ -368,10 +283,8 @@ impl World {
         let from = Target { volume: vol.name.clone(), snapshot: Some(s.name.clone()) };
         let _info = self.pool.clone_volume(&from, &name, None).await.unwrap();
         let open = self.pool.open(&name.parse().unwrap()).unwrap();
-        let content = RefCell::new(s.content.frozen(0, self.now()));
-        let vol =
-            Vol { name, size: Cell::new(s.size), open, content, snapshots: RefCell::default(), busy: Cell::new(false) };
-        self.volumes.borrow_mut().push(Rc::new(vol));
+        let content = s.content.frozen(0, self.now());
+        self.volumes.borrow_mut().push(Rc::new(Vol::new(name, open, s.size, content)));
     }
 
     async fn delete_volume(&self, rng: &mut Rng) {
@@ -406,6 +319,31 @@ impl World {
             Ok(_) => vol.size.set(size),
             Err(e) => panic!("{e}"),
         }
+    }
+
+    /// Limits come and go, high enough that work goes on: of the volume, of a group that it joins or leaves, and the depth of the pool.
+    async fn limit(&self, vol: &Vol, rng: &mut Rng) {
+        let group = ["a", "b"][rng.below(2) as usize];
+        let mut change = |key: &str, values: u64| {
+            let value = (rng.below(3) > 0).then(|| (values / 4 + rng.below(values)).to_string());
+            (key.to_owned(), value)
+        };
+        let own = [change("write_iops_sec", 4000), change("read_bytes_sec", 1 << 30), change("weight", 8)];
+        let together = [change("total_iops_sec", 20_000)];
+        let depth = [change("queue_depth", 64)];
+        let joins = rng.below(3) > 0;
+        let _old = vol.limits.take();
+        let target = QosTarget::Volume(vol.name.clone());
+        let member = ("group".to_owned(), joins.then(|| group.to_owned()));
+        let changes: Vec<_> = own.into_iter().chain([member]).collect();
+        let info = self.pool.set_qos(&target, &changes).await.unwrap();
+        assert_eq!(info.group.as_deref(), joins.then_some(group));
+        vol.limits.replace(Some((info.limits, info.group)));
+        if joins {
+            let info = self.pool.set_qos(&QosTarget::Group(group.to_owned()), &together).await.unwrap();
+            assert!(info.members.contains(&vol.name), "{info:?}");
+        }
+        let _info = self.pool.set_qos(&QosTarget::Pool, &depth).await.unwrap();
     }
 
     async fn check_pool(&self) {
@@ -453,6 +391,10 @@ impl World {
             for vol in self.volumes.borrow().iter() {
                 assert!(found.contains(&vol.name), "{} was lost", vol.name);
                 let open = pool.volume(&vol.name).await.unwrap();
+                if let Some((limits, group)) = &*vol.limits.borrow() {
+                    let found = pool.qos(&QosTarget::Volume(vol.name.clone())).await.unwrap();
+                    assert_eq!((&found.limits, &found.group), (limits, group), "limits of {} after a crash", vol.name);
+                }
                 let sectors = open.size().await.unwrap() / SECTOR;
                 let content = vol.content.borrow();
                 let mut at = 0;
@@ -495,6 +437,7 @@ impl World {
                         94 => self.pool.checkpoint().await.unwrap(),
                         95 => self.check_pool().await,
                         98 => self.scrub_pool(&mut rng).await,
+                        96 if rng.below(2) == 0 => self.limit(&vol, &mut rng).await,
                         96 => self.pool.wait_deleted().await.unwrap(),
                         97 if crashes => self.crash(),
                         _ => {
@@ -514,15 +457,7 @@ impl World {
         for size in [3 * MIB, 300 * MIB, 40_000 * MIB] {
             let name = self.name("vol");
             let open = self.pool.create_volume(&name, size, VolumeOptions::default()).await.unwrap();
-            let vol = Vol {
-                name,
-                open,
-                size: Cell::new(size),
-                content: RefCell::default(),
-                snapshots: RefCell::default(),
-                busy: Cell::new(false),
-            };
-            self.volumes.borrow_mut().push(Rc::new(vol));
+            self.volumes.borrow_mut().push(Rc::new(Vol::new(name, open, size, Content::default())));
         }
         let tasks: Vec<_> = (0..workers)
             .map(|i| {
