@@ -29,11 +29,16 @@ pub struct Guest {
     commands: u32,
 }
 
-/// Where `scripts/guest` puts kernel and initial file system.
-fn prepared(name: &str) -> PathBuf {
+/// What `scripts/guest` has made: `vmlinuz`, `initrd`, and `disk`, an ext4 file system with the whole distribution.
+///
+/// # Panics
+/// It has not.
+#[must_use]
+#[track_caller]
+pub fn prepared(name: &str) -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    let path = cache.join("cairn/guest-1").join(name);
+    let path = cache.join("cairn/guest-2").join(name);
     assert!(path.exists(), "{} is missing: run scripts/setup", path.display());
     path
 }
@@ -48,7 +53,7 @@ impl Guest {
     pub fn boot(drives: &[String]) -> Self {
         let drives = drives.iter().map(|drive| format!("{drive},if=virtio,cache=none,discard=unmap"));
         let args: Vec<String> = drives.flat_map(|drive| ["-drive".to_owned(), drive]).collect();
-        Self::start(&args)
+        Self::start(&args, "")
     }
 
     /// Boots a guest whose disks are what `cairn --json attach` answered, with the very arguments that it names.
@@ -58,19 +63,21 @@ impl Guest {
     #[must_use]
     #[track_caller]
     pub fn boot_attached(disks: &[Value]) -> Self {
-        let mut args: Vec<String> = Vec::new();
-        for disk in disks {
-            let words = disk["use"]["qemu"].as_array().expect("arguments for QEMU").iter();
-            let words: Vec<_> = words.map(|word| word.as_str().expect("a word").replace("4G", MEMORY)).collect();
-            // Memory is there once, whatever the number of disks.
-            let fresh: Vec<_> = words.chunks(2).filter(|pair| !args.chunks(2).any(|have| have == *pair)).collect();
-            args.extend(fresh.concat());
-        }
-        Self::start(&args)
+        Self::start(&arguments(disks), "")
+    }
+
+    /// Boots the distribution that is installed on the disk that `cairn --json attach` answered with.
+    ///
+    /// # Panics
+    /// It cannot be started, or does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn boot_from(disk: &Value) -> Self {
+        Self::start(&arguments(std::slice::from_ref(disk)), " root=/dev/vda")
     }
 
     #[track_caller]
-    fn start(args: &[String]) -> Self {
+    fn start(args: &[String], kernel: &str) -> Self {
         let mut command = Command::new("qemu-system-x86_64");
         command.args([
             "-accel",
@@ -85,7 +92,7 @@ impl Guest {
             "stdio",
         ]);
         command.arg("-kernel").arg(prepared("vmlinuz")).arg("-initrd").arg(prepared("initrd"));
-        command.args(["-append", "console=ttyS0 quiet panic=-1"]);
+        command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1{kernel}"));
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = tool::start(&mut command);
         let stdin = child.stdin.take().expect("it is piped");
@@ -136,8 +143,17 @@ impl Guest {
     /// # Panics
     /// It does not end.
     #[track_caller]
-    pub fn power_off(mut self) {
-        self.stdin.write_all(b"sync; poweroff -f\n").expect("it runs");
+    pub fn power_off(self) {
+        self.end_with("sync; poweroff -f");
+    }
+
+    /// Waits until QEMU has ended after a command that switches the guest off.
+    ///
+    /// # Panics
+    /// It does not end.
+    #[track_caller]
+    pub fn end_with(mut self, command: &str) {
+        writeln!(self.stdin, "{command}").expect("it runs");
         // QEMU's output ends with it.
         while self.lines.recv_timeout(DEADLINE).is_ok_and(|line| {
             self.said.push(line);
@@ -146,6 +162,19 @@ impl Guest {
         let status = self.child.wait().expect("it is a child");
         assert!(status.success(), "{status}:\n{}", self.said.join("\n"));
     }
+}
+
+/// The very arguments for QEMU that the server names, but for the size of memory.
+fn arguments(disks: &[Value]) -> Vec<String> {
+    let mut args: Vec<String> = Vec::new();
+    for disk in disks {
+        let words = disk["use"]["qemu"].as_array().expect("arguments for QEMU").iter();
+        let words: Vec<_> = words.map(|word| word.as_str().expect("a word").replace("4G", MEMORY)).collect();
+        // Memory is there once, whatever the number of disks.
+        let fresh: Vec<_> = words.chunks(2).filter(|pair| !args.chunks(2).any(|have| have == *pair)).collect();
+        args.extend(fresh.concat());
+    }
+    args
 }
 
 impl Drop for Guest {

@@ -2,7 +2,7 @@
 
 use cairn_tests::{
     fixture::{Serve, Server, TempPool},
-    guest::Guest,
+    guest::{Guest, prepared},
     tool::run,
 };
 use serde_json::Value;
@@ -170,6 +170,61 @@ fn space_is_given_back_and_the_disk_grows_under_a_running_machine() {
     guest.run("echo done > /mnt/last; umount /mnt");
     assert_eq!(guest.run("dmesg | grep -i 'i/o error' || true"), "");
     guest.power_off();
+    server.stop();
+    pool.assert_clean();
+}
+
+/// A line that only the system at hand says.
+fn write_mark(guest: &mut Guest, mark: &str) {
+    guest.run(&format!(
+        "echo {mark} > /root/{mark} && head -c 4000000 /dev/urandom > /root/data && sha256sum /root/data > /root/sum"
+    ));
+}
+
+#[test]
+fn a_whole_distribution_boots_from_clones() {
+    let pool = TempPool::create("2GiB");
+    let image = prepared("disk").display().to_string();
+    pool.cairn(["volume", "import", "--format", "raw", &image, "debian"]);
+    pool.cairn(["snapshot", "create", "debian@installed"]);
+    pool.cairn(["clone", "debian@installed", "first"]);
+    let server = Serve::unix().arg("--vhost-user").arg(pool.file("vhost")).start(&pool);
+
+    let mut guest = Guest::boot_from(&pool.json(["attach", "first"]));
+    assert_eq!(guest.run("systemctl is-system-running --wait; systemctl --failed --plain --no-legend"), "running");
+    assert_eq!(guest.run("findmnt --noheadings --output SOURCE,FSTYPE / | xargs"), "/dev/vda ext4");
+    // All files of all packages as they were installed, but for those that the image does without.
+    let packages = guest.run("dpkg-query --show | wc -l").parse::<u32>().expect("a number");
+    assert!(packages > 80, "{packages} packages");
+    let other = guest.run("dpkg --verify | grep -v -e ' /usr/share/' -e ' /var/cache/apt' -e ' /var/lib/apt/' || true");
+    assert_eq!(other, "");
+    write_mark(&mut guest, "first");
+    guest.run("sync");
+    pool.cairn(["snapshot", "create", "first@used"]);
+    guest.end_with("systemctl poweroff");
+
+    // What was written before the snapshot, and the machine goes on from there as after a power cut.
+    pool.cairn(["clone", "first@used", "second"]);
+    let mut guest = Guest::boot_from(&pool.json(["attach", "second"]));
+    assert_eq!(guest.run("systemctl is-system-running --wait"), "running");
+    guest.run("cat /root/first && sha256sum --check --status /root/sum");
+    write_mark(&mut guest, "second");
+    guest.end_with("systemctl poweroff");
+
+    for target in ["first", "second"] {
+        pool.cairn_when_free(&["detach", target]);
+        pool.cairn(["volume", "export", "--format", "raw", "--force", target, &pool.file_text("image")]);
+        run("e2fsck", ["-f", "-n", &pool.file_text("image")]).ok();
+    }
+    let own = |target: &str, mark: &str| {
+        pool.cairn(["volume", "export", "--format", "raw", "--force", target, &pool.file_text("image")]);
+        run("debugfs", ["-R", &format!("cat /root/{mark}"), &pool.file_text("image")]).ok().stdout
+    };
+    assert_eq!(own("second", "second"), b"second\n");
+    assert_eq!(own("first", "second"), b"");
+    // The one that all come from is as it was.
+    pool.cairn(["volume", "export", "--format", "raw", "--force", "debian", &pool.file_text("image")]);
+    run("cmp", [&image, &pool.file_text("image")]).ok();
     server.stop();
     pool.assert_clean();
 }
