@@ -163,7 +163,7 @@ impl<'a> Turn<'a> {
         let (leaf, now) = (limit.leaf, limit.now());
         match limit.tree.submit(leaf, request, now) {
             Decision::Go => {
-                limit.tree.done(leaf, request);
+                limit.tree.done(leaf, request, now);
                 None
             }
             Decision::Wait(ticket) => Some(Self { inner, ticket, request, came: false }),
@@ -180,7 +180,7 @@ impl<'a> Turn<'a> {
         self.came = limit.named.remove(&self.ticket);
         if self.came {
             let leaf = limit.leaf;
-            limit.tree.done(leaf, self.request);
+            limit.tree.done(leaf, self.request, now);
             return None;
         }
         let wake = limit.tree.next_wake().unwrap_or(now);
@@ -195,8 +195,8 @@ impl Drop for Turn<'_> {
         }
         let mut limit = self.inner.limit();
         if limit.named.remove(&self.ticket) {
-            let leaf = limit.leaf;
-            limit.tree.done(leaf, self.request);
+            let (leaf, now) = (limit.leaf, limit.now());
+            limit.tree.done(leaf, self.request, now);
         } else {
             let _waited = limit.tree.cancel(self.ticket);
         }

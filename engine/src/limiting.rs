@@ -39,17 +39,18 @@ impl LocalPool {
         self.admit(Need::New(1)).await?;
         {
             let core = &self.core;
-            let mut state = core.state.borrow_mut();
+            let state = core.state.borrow();
             let owner = owner(&state, target)?;
             let (entry, old) = match state.lineage.sheet(&owner) {
                 Some((entry, sheet)) => (entry, sheet.clone()),
                 None => (VersionId(state.lineage.next_version), Sheet::new(owner.clone())),
             };
             let mut sheet = changed(&old, target, changes)?;
-            sheet.used = core.qos.used(&owner, &old.limits, size_of(&state, &owner));
-            state.set_sheet(entry, sheet.clone());
             drop(state);
             core.apply(&sheet);
+            // Of the limits as they are now: what a lower one lets off stays let off after a restart.
+            sheet.used = core.qos.used(&owner, &sheet.limits, size_of(&core.state.borrow(), &owner));
+            core.state.borrow_mut().set_sheet(entry, sheet.clone());
             if old.group != sheet.group || matches!(target, QosTarget::Group(_)) {
                 core.forget_unused_groups();
             }

@@ -42,6 +42,10 @@ pub enum Sabotage {
     ForgetWriteRecord,
     /// A discard is in the tree, but not in the journal.
     ForgetHoleRecord,
+    /// Limits are set, but not in the journal.
+    ForgetSheetRecord,
+    /// Limits are set, but the next checkpoint writes their page without them.
+    ForgetSheetPage,
     /// A snapshot does not raise the epoch.
     KeepEpoch,
     /// A version owns what was born in its parent's epoch.
@@ -86,7 +90,7 @@ mod switch {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 33] = {
+        pub const ALL: [Self; 35] = {
             use Sabotage::*;
             [
                 SkipCommitSync,
@@ -107,6 +111,8 @@ mod switch {
                 IgnoreSuperblockCrc,
                 ForgetWriteRecord,
                 ForgetHoleRecord,
+                ForgetSheetRecord,
+                ForgetSheetPage,
                 KeepEpoch,
                 OwnParents,
                 DropChild,

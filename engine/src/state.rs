@@ -416,7 +416,9 @@ impl State {
     /// What limits an owner, and how much of it was used; `entry` is a new number, or that of the owner's sheet so far.
     pub(crate) fn set_sheet(&mut self, entry: VersionId, sheet: Sheet) {
         self.lineage.set_sheet(entry, sheet.clone());
-        self.record(&Record::Sheet { entry, sheet });
+        if !broken(Sabotage::ForgetSheetRecord) {
+            self.record(&Record::Sheet { entry, sheet });
+        }
     }
 
     /// Deletes a version; what limited a volume goes with it.

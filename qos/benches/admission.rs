@@ -19,7 +19,7 @@ fn admission(c: &mut Criterion) {
             b.iter(|| {
                 now += 10_000;
                 assert_eq!(black_box(tree.submit(black_box(leaf), READ, now)), Decision::Go);
-                tree.done(leaf, READ);
+                tree.done(leaf, READ, now);
             });
         });
     }
@@ -30,12 +30,12 @@ fn admission(c: &mut Criterion) {
         b.iter(|| {
             now += 1_000_000;
             match tree.submit(slow, READ, now) {
-                Decision::Go => tree.done(slow, READ),
+                Decision::Go => tree.done(slow, READ, now),
                 Decision::Wait(_) => {
                     while tree.next(now).is_none() {
                         now = tree.next_wake().expect("it waits for tokens");
                     }
-                    tree.done(slow, READ);
+                    tree.done(slow, READ, now);
                 }
             }
         });

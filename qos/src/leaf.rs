@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Key, Nanos, bucket::Bucket, lanes::Lanes, limiter::Limiter, share::Tag, stats::Held};
+use crate::{
+    Key, Nanos,
+    bucket::Bucket,
+    lanes::Lanes,
+    lines::{Gate, Keys, Order},
+    share::Tag,
+    stats::Held,
+};
 
 /// What holds a request back.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) enum Reason {
     Limit(Level, Key),
+    #[default]
     Share,
 }
 
@@ -16,6 +24,10 @@ pub(crate) enum Level {
     Volume,
     Group,
     Pool,
+}
+
+impl Level {
+    pub(crate) const ALL: [Self; 3] = [Self::Volume, Self::Group, Self::Pool];
 }
 
 impl Reason {
@@ -34,63 +46,102 @@ impl Reason {
     }
 }
 
-/// Where a leaf with waiting requests stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Where the first request of a flow stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Place {
     /// Nothing waits.
+    #[default]
     Idle,
     /// In the order of tags: its turn may have come.
-    Ready(Tag),
-    /// Until tokens have come.
-    Sleeping(Nanos),
+    Ready,
+    /// In lines for tokens of a level: until they have come, or until it is first.
+    Waits(Level, Option<Nanos>),
+}
+
+/// The reads of a leaf, or its writes.
+#[derive(Default)]
+pub(crate) struct Flow {
+    pub(crate) place: Place,
+    /// Of the first that waits.
+    pub(crate) order: Order,
+    /// The lines in which it stands, by level.
+    pub(crate) joined: [Keys; 3],
+    /// What held the first that waits back the longest, and for how long. The next one begins with the same: it was behind it.
+    pub(crate) longest: (Nanos, Reason),
+    /// Since when the first that waits has been waiting for its share.
+    pub(crate) share_since: Option<Nanos>,
+}
+
+impl Flow {
+    /// What has held the first that waits back the longest so far.
+    pub(crate) fn held_by(&self, now: Nanos) -> (Nanos, Reason) {
+        let share = self.share_since.map_or(0, |since| now.saturating_sub(since));
+        if share > self.longest.0 { (share, Reason::Share) } else { self.longest }
+    }
+
+    fn competes(&self) -> bool {
+        !matches!(self.place, Place::Idle | Place::Waits(Level::Volume, _))
+    }
 }
 
 pub(crate) struct LeafState {
-    pub(crate) limiter: Limiter,
+    pub(crate) gate: Gate,
     pub(crate) group: Option<u32>,
     pub(crate) is_background: bool,
     pub(crate) weight: u64,
     pub(crate) reserved: Option<Bucket>,
     pub(crate) waiting: Lanes,
-    pub(crate) place: Place,
-    pub(crate) reason: Reason,
-    /// What held the first that waits back the longest, and for how long. The next one begins with the same: it was behind it.
-    pub(crate) longest: (Nanos, Reason),
-    /// Since when the first that waits has been waiting for its share.
-    pub(crate) share_since: Option<Nanos>,
-    /// Tags of the first that waits, and of the last that went.
-    pub(crate) start: Tag,
+    pub(crate) flows: [Flow; 2],
+    /// The tag of its next request, if that comes at once.
     pub(crate) finish: Tag,
     /// Requests and costs under way.
     pub(crate) under_way: u64,
     pub(crate) costs: u64,
-    /// Of these, what was reserved and is beside the window.
+    /// Of these, what is beside the window.
     pub(crate) beside: u64,
     /// What [`LeafState::activity`] was when it was counted last.
     pub(crate) active: u64,
     /// It had something under way a moment ago.
     pub(crate) lingers: bool,
-    /// When the last one went.
+    /// When the last one went, and when the last one ended.
     pub(crate) went: Nanos,
+    pub(crate) ended: Nanos,
     pub(crate) requests: u64,
     pub(crate) held: BTreeMap<Reason, Held>,
 }
 
 impl LeafState {
-    /// What it adds to the weights of those that want the device now. Background work never takes a share away from volumes, and neither
-    /// does one whose own limit holds it back.
-    pub(crate) fn activity(&self) -> u64 {
-        let is_held = matches!((self.place, self.reason), (Place::Sleeping(_), Reason::Limit(Level::Volume, _)));
-        let is_idle = self.waiting.is_empty() && !self.lingers;
-        match self.is_background || (self.under_way == 0 && (is_idle || is_held)) {
-            true => 0,
-            false => self.weight,
+    pub(crate) fn new(group: Option<u32>, is_background: bool) -> Self {
+        Self {
+            gate: Gate::default(),
+            group,
+            is_background,
+            weight: 1,
+            reserved: None,
+            waiting: Lanes::default(),
+            flows: Default::default(),
+            finish: Tag::default(),
+            under_way: 0,
+            costs: 0,
+            beside: 0,
+            active: 0,
+            lingers: false,
+            went: 0,
+            ended: 0,
+            requests: 0,
+            held: BTreeMap::new(),
         }
     }
 
-    /// What has held the first that waits back the longest so far.
-    pub(crate) fn held_by(&self, now: Nanos) -> (Nanos, Reason) {
-        let share = self.share_since.map_or(0, |since| now.saturating_sub(since));
-        if share > self.longest.0 { (share, Reason::Share) } else { self.longest }
+    /// What it adds to the weights of those that want the device now. Background work never takes a share away from volumes, and neither
+    /// does one whose own limit holds it back, when it has been for a moment.
+    pub(crate) fn activity(&self) -> u64 {
+        let wants = self.under_way > 0 || self.lingers || self.flows.iter().any(Flow::competes);
+        if wants && !self.is_background { self.weight } else { 0 }
+    }
+
+    /// What it has under way in the window.
+    pub(crate) fn own(&self) -> u64 {
+        self.costs.saturating_sub(self.beside)
     }
 }

@@ -5,9 +5,12 @@ mod lanes;
 mod leaf;
 mod limiter;
 mod limits;
+mod lines;
 mod nodes;
 mod request;
 mod share;
+mod spare;
+mod standing;
 mod stats;
 mod tree;
 

@@ -99,26 +99,26 @@ impl Limiter {
         self.size = size;
     }
 
-    /// When a request may pass, and what holds it back until then.
-    pub(crate) fn ready_at(&mut self, request: &Request, now: Nanos) -> (Nanos, Option<Key>) {
+    /// Tells of each limit that concerns a request when there will be enough for it.
+    pub(crate) fn each_ready(&mut self, request: &Request, now: Nanos, mut tell: impl FnMut(Key, Nanos)) {
+        if self.gauges.is_empty() {
+            return;
+        }
         let requests = self.limits.requests(request.bytes);
-        let (mut ready, mut by) = (now, None);
         for gauge in &mut self.gauges {
             let tokens = gauge.tokens(request, requests);
-            if tokens == 0 {
-                continue;
-            }
-            let burst = gauge.burst.as_mut().map_or(now, |burst| burst.ready_at(tokens, now));
-            let at = gauge.rate.ready_at(tokens, now).max(burst);
-            if at > ready {
-                (ready, by) = (at, Some(gauge.key));
+            if tokens > 0 {
+                let burst = gauge.burst.as_mut().map_or(now, |burst| burst.ready_at(tokens, now));
+                tell(gauge.key, gauge.rate.ready_at(tokens, now).max(burst));
             }
         }
-        (ready, by)
     }
 
     /// Takes what a request needs; to be called when it may pass.
     pub(crate) fn take(&mut self, request: &Request) {
+        if self.gauges.is_empty() {
+            return;
+        }
         let requests = self.limits.requests(request.bytes);
         for gauge in &mut self.gauges {
             let tokens = gauge.tokens(request, requests);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use crate::{
     Credits, Leaf, Limits, Nanos, Node, Snapshot, Tree,
     bucket::Bucket,
-    lanes::Lanes,
-    leaf::{LeafState, Place, Reason},
+    leaf::{LeafState, Place},
     limiter::Limiter,
-    share::{Tag, cost},
-    tree::Upper,
+    lines::Gate,
+    share::cost,
+    tree::flow_of,
 };
 
 impl Tree {
@@ -26,28 +26,7 @@ impl Tree {
     }
 
     pub(crate) fn add(&mut self, group: Option<Node>, is_background: bool) -> Leaf {
-        let state = LeafState {
-            limiter: Limiter::default(),
-            group: group.and_then(|node| self.group_of(node)),
-            is_background,
-            weight: 1,
-            reserved: None,
-            waiting: Lanes::default(),
-            place: Place::Idle,
-            reason: Reason::Share,
-            longest: (0, Reason::Share),
-            share_since: None,
-            start: Tag::default(),
-            finish: Tag::default(),
-            under_way: 0,
-            costs: 0,
-            beside: 0,
-            active: 0,
-            lingers: false,
-            went: 0,
-            requests: 0,
-            held: BTreeMap::new(),
-        };
+        let state = LeafState::new(group.and_then(|node| self.group_of(node)), is_background);
         let at = self.free.pop().unwrap_or(self.leaves.len() as u32);
         match self.leaves.get_mut(at as usize) {
             Some(slot) => *slot = Some(state),
@@ -68,8 +47,8 @@ impl Tree {
         let free = self.groups.iter().position(Option::is_none);
         let at = free.unwrap_or(self.groups.len());
         match free.and_then(|at| self.groups.get_mut(at)) {
-            Some(slot) => *slot = Some(Upper::default()),
-            None => self.groups.push(Some(Upper::default())),
+            Some(slot) => *slot = Some(Gate::default()),
+            None => self.groups.push(Some(Gate::default())),
         }
         Node::Group(at as u32)
     }
@@ -77,10 +56,11 @@ impl Tree {
     /// Puts a volume into a group, or into none.
     pub fn move_leaf(&mut self, leaf: Leaf, group: Option<Node>) {
         let group = group.and_then(|node| self.group_of(node));
-        if let Some(state) = self.leaf_mut(leaf) {
+        // It leaves the lines of the group that it was in.
+        self.wake_all();
+        if let Some(state) = self.leaf_mut(leaf.0) {
             state.group = group;
         }
-        self.wake_all();
     }
 
     /// Takes a volume out. Tickets of what waited are forgotten; what is under way need not be reported.
@@ -88,30 +68,27 @@ impl Tree {
         if leaf == self.background {
             return;
         }
+        [0, 1].into_iter().for_each(|lane| self.out_of_place(flow_of(leaf.0, lane)));
         let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::take) else { return };
-        match state.place {
-            Place::Ready(tag) => drop(self.ready.remove(tag, leaf.0)),
-            Place::Sleeping(until) => drop(self.sleeping.remove(until, leaf.0)),
-            Place::Idle => {}
-        }
         self.free.push(leaf.0);
         let _reserve = self.reserving.remove(&leaf.0);
-        let _was = self.lingering.remove(state.went, leaf.0);
-        self.window.under_way = self.window.under_way.saturating_sub(state.costs.saturating_sub(state.beside));
+        let _was = self.lingering.remove(&(state.ended, leaf.0));
+        self.window.under_way = self.window.under_way.saturating_sub(state.own());
+        self.spare.ended(state.under_way, 0);
         self.active = self.active.saturating_sub(state.active);
-        self.wake_all();
+        self.count_heaviest();
     }
 
     /// Takes a group out; its volumes are in none then.
     pub fn remove_group(&mut self, group: Node) {
         let Some(number) = self.group_of(group) else { return };
+        self.wake_all();
         if let Some(slot) = self.groups.get_mut(number as usize) {
             *slot = None;
         }
         for state in self.leaves.iter_mut().flatten().filter(|state| state.group == Some(number)) {
             state.group = None;
         }
-        self.wake_all();
     }
 
     /// How much may be under way at the device while several volumes want it, in requests of 4 KiB; none: there are no shares.
@@ -125,8 +102,8 @@ impl Tree {
         match node {
             Node::Pool => self.pool.limiter.set(limits, size, now),
             Node::Group(group) => {
-                if let Some(upper) = self.groups.get_mut(group as usize).and_then(Option::as_mut) {
-                    upper.limiter.set(limits, size, now);
+                if let Some(gate) = self.groups.get_mut(group as usize).and_then(Option::as_mut) {
+                    gate.limiter.set(limits, size, now);
                 }
             }
             Node::Leaf(leaf) => self.set_leaf(leaf, limits, size, now),
@@ -135,7 +112,7 @@ impl Tree {
     }
 
     fn set_leaf(&mut self, leaf: Leaf, limits: Limits, size: u64, now: Nanos) {
-        let Some(state) = self.leaf_mut(leaf) else { return };
+        let Some(state) = self.leaf_mut(leaf.0) else { return };
         state.weight = limits.weight();
         state.reserved = limits.reserved().map(|rate| {
             let capacity = i128::from(rate) * i128::from(crate::SECOND / 20);
@@ -143,11 +120,15 @@ impl Tree {
             bucket.change(rate, capacity, now);
             bucket
         });
-        let (weight, is_reserving) = (state.weight, state.reserved.is_some());
-        state.limiter.set(limits, size, now);
-        self.heaviest = self.heaviest.max(weight);
+        let is_reserving = state.reserved.is_some();
+        state.gate.limiter.set(limits, size, now);
+        self.count_heaviest();
         let _changed = if is_reserving { self.reserving.insert(leaf.0) } else { self.reserving.remove(&leaf.0) };
         self.recount(leaf.0);
+    }
+
+    fn count_heaviest(&mut self) {
+        self.heaviest = self.leaves.iter().flatten().map(|state| state.weight).max().unwrap_or(1);
     }
 
     /// Counts anew what a leaf adds to the weights of the active ones: after each change of what it waits for or has under way.
@@ -163,26 +144,26 @@ impl Tree {
     pub fn limits(&self, node: Node) -> Option<&Limits> {
         match node {
             Node::Pool => Some(self.pool.limiter.limits()),
-            Node::Group(group) => self.groups.get(group as usize)?.as_ref().map(|upper| upper.limiter.limits()),
-            Node::Leaf(leaf) => self.leaves.get(leaf.0 as usize)?.as_ref().map(|state| state.limiter.limits()),
+            Node::Group(group) => self.groups.get(group as usize)?.as_ref().map(|gate| gate.limiter.limits()),
+            Node::Leaf(leaf) => self.leaves.get(leaf.0 as usize)?.as_ref().map(|state| state.gate.limiter.limits()),
         }
     }
 
     /// A volume as it is now; `None` for one that is not there.
     pub fn snapshot(&mut self, leaf: Leaf, now: Nanos) -> Option<Snapshot> {
-        let state = self.leaf_mut(leaf)?;
+        let state = self.leaf_mut(leaf.0)?;
         let mut held = state.held.clone();
-        if !state.waiting.is_empty() {
-            let so_far = state.waiting.iter().map(|waiting| now.saturating_sub(waiting.since));
+        for (lane, flow) in (0..).zip(&state.flows).filter(|(_, flow)| flow.place != Place::Idle) {
+            let so_far = state.waiting.of(lane).map(|waiting| now.saturating_sub(waiting.since));
             let nanos = so_far.fold(0, u64::saturating_add);
-            let held = held.entry(state.held_by(now).1).or_default();
+            let held = held.entry(flow.held_by(now).1).or_default();
             held.nanos = held.nanos.saturating_add(nanos);
         }
         Some(Snapshot {
             requests: state.requests,
             waiting: state.waiting.len() as u64,
             held: held.iter().map(|(reason, held)| (reason.name(), *held)).collect(),
-            credits: state.limiter.credits(now),
+            credits: state.gate.limiter.credits(now),
         })
     }
 
@@ -194,8 +175,8 @@ impl Tree {
     fn limiter(&mut self, node: Node) -> Option<&mut Limiter> {
         match node {
             Node::Pool => Some(&mut self.pool.limiter),
-            Node::Group(group) => self.groups.get_mut(group as usize)?.as_mut().map(|upper| &mut upper.limiter),
-            Node::Leaf(leaf) => self.leaf_mut(leaf).map(|state| &mut state.limiter),
+            Node::Group(group) => self.groups.get_mut(group as usize)?.as_mut().map(|gate| &mut gate.limiter),
+            Node::Leaf(leaf) => self.leaf_mut(leaf.0).map(|state| &mut state.gate.limiter),
         }
     }
 

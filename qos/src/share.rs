@@ -1,20 +1,22 @@
 //! Fair shares of a device that several want more of than it gives: start tags, and a window of what may be under way.
 
-use std::collections::BTreeSet;
-
 use crate::{Nanos, SECOND};
 
 /// What a request costs besides its bytes: a small one takes a device about as long as so many bytes of a large one.
 pub(crate) const OVERHEAD: u64 = 16 << 10;
-/// Background work has a sixteenth of one volume's share while there is foreground work.
-pub(crate) const BACKGROUND: u64 = 16;
+/// Where the limits of the pool are what is short, background work has a sixteenth of the share of a volume of weight 1.
+const BACKGROUND: u64 = 16;
 /// Tags are in sixteenths of a byte at a weight of 1, so that the shares of background work are whole numbers.
 const SCALE: u128 = 1 << 20;
 
 /// Background work that has waited for so long goes, whatever others want.
 pub(crate) const PATIENCE: Nanos = SECOND / 4;
 
-/// For how long after its last request a volume still counts as one that wants the device. Whoever has several requests open at a time is without any
+/// What has been under way for so long, and nothing else of its volume has ended meanwhile, does not count in the window any more: it hangs somewhere
+/// else than in the device.
+pub(crate) const STALLED: Nanos = SECOND;
+
+/// For how long after the end of its last request a volume still counts as one that wants the device. Whoever has several requests open at a time is without any
 /// for moments, while its client takes the answers; a flood must not fill the device in these.
 pub(crate) const LINGER: Nanos = SECOND / 20;
 
@@ -40,20 +42,26 @@ impl Clock {
     }
 
     /// A request that started at a tag goes; the leaf's tag afterwards.
-    pub(crate) fn go(&mut self, start: Tag, cost: u64, weight: u64) -> Tag {
+    pub(crate) fn go(&mut self, start: Tag, finish: Tag, cost: u64, weight: u64) -> Tag {
         self.now = self.now.max(start.0);
-        Tag(start.0.saturating_add(u128::from(cost) * SCALE / u128::from(weight.max(1))))
+        Tag(start.0.max(finish.0).saturating_add(length(cost, weight)))
     }
 
-    /// The same for background work, which follows the clock and never moves it.
-    pub(crate) fn go_background(&self, start: Tag, cost: u64) -> Tag {
-        Tag(start.0.saturating_add(u128::from(cost) * SCALE * u128::from(BACKGROUND)))
+    /// The same for what goes beside the window: it does not move the clock, and is never further ahead of it than one request. What it got
+    /// more than its share is not held against it later.
+    pub(crate) fn go_beside(&self, cost: u64, weight: u64) -> Tag {
+        Tag(self.now.saturating_add(length(cost, weight)))
     }
 
-    /// Whether everybody else has come as far as this.
-    pub(crate) fn has_reached(&self, start: Tag) -> bool {
-        start.0 <= self.now
+    /// The same for background work.
+    pub(crate) fn go_background(&self, cost: u64) -> Tag {
+        Tag(self.now.saturating_add(length(cost, 1).saturating_mul(u128::from(BACKGROUND))))
     }
+}
+
+/// Virtual time that a cost takes.
+fn length(cost: u64, weight: u64) -> u128 {
+    u128::from(cost) * SCALE / u128::from(weight.max(1))
 }
 
 fn share(most: u64, weight: u64, active: u64) -> u64 {
@@ -83,43 +91,5 @@ impl Window {
     pub(crate) fn is_full(&self, heaviest: u64, active: u64) -> bool {
         let Some(most) = self.most.filter(|_| active > 0) else { return false };
         self.under_way.saturating_add(OVERHEAD) > most && share(most, heaviest, active) < OVERHEAD
-    }
-}
-
-/// Leaves in an order, each at most once.
-#[derive(Clone, Debug)]
-pub(crate) struct Ordered<K: Ord + Copy> {
-    set: BTreeSet<(K, u32)>,
-}
-
-impl<K: Ord + Copy> Default for Ordered<K> {
-    fn default() -> Self {
-        Self { set: BTreeSet::new() }
-    }
-}
-
-impl<K: Ord + Copy> Ordered<K> {
-    pub(crate) fn insert(&mut self, key: K, leaf: u32) {
-        let _new = self.set.insert((key, leaf));
-    }
-
-    pub(crate) fn remove(&mut self, key: K, leaf: u32) -> bool {
-        self.set.remove(&(key, leaf))
-    }
-
-    pub(crate) fn first(&self) -> Option<(K, u32)> {
-        self.set.first().copied()
-    }
-
-    /// The first one behind another.
-    pub(crate) fn after(&self, last: Option<(K, u32)>) -> Option<(K, u32)> {
-        match last {
-            None => self.first(),
-            Some(last) => self.set.range((std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded)).next().copied(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.set.is_empty()
     }
 }

@@ -65,14 +65,14 @@ fn what_holds_back_is_told() {
     for _ in 0..2000 {
         while waiting < 64 {
             match tree.submit(leaf, read(4096), now) {
-                Decision::Go => tree.done(leaf, read(4096)),
+                Decision::Go => tree.done(leaf, read(4096), now),
                 Decision::Wait(_) => waiting += 1,
             }
         }
         now += SECOND / 1000;
         while tree.next(now).is_some() {
             waiting -= 1;
-            tree.done(leaf, read(4096));
+            tree.done(leaf, read(4096), now);
         }
     }
     let held = tree.snapshot(leaf, now).unwrap().held;
@@ -101,7 +101,7 @@ fn a_lower_limit_is_no_pause() {
         let now = world.now;
         world.tree.set_limits(Node::Leaf(leaf), limits(after), GIB, now);
         let at = world.went.len();
-        world.run_until(now + 8000 * SECOND / if before.contains("GiB") { 20 } else { 1 });
+        world.run_until(now + 10 * SECOND);
         let first = world.went[at..].first().map(|(t, _)| (*t - now) as f64 / 1e9);
         assert!(
             first.is_some_and(|wait| wait < 2.0),
@@ -133,10 +133,12 @@ fn a_sleeper_leaves_the_device_to_others() {
             assert_eq!(tree.submit(b, read(4096), 0), Decision::Go);
             let Decision::Wait(_) = tree.submit(b, read(4096), 0) else { panic!() };
             assert_eq!(tree.next(0), None);
-            tree.done(b, read(4096));
+            tree.done(b, read(4096), 0);
         }
         let mut n = 0;
-        while n < 64 && tree.submit(a, read(1 << 20), 0) == Decision::Go {
+        // It was held back for longer than it lingers.
+        let later = SECOND / 10;
+        while n < 64 && tree.submit(a, read(1 << 20), later) == Decision::Go {
             n += 1;
         }
         assert_eq!(n, 64, "requests of 1 MiB under way; a neighbour sleeps at its own limit: {sleeper}");
@@ -152,7 +154,7 @@ fn a_claim_of_a_group_is_kept_until_its_owner_asked() {
     tree.set_limits(group, limits("total_bytes_sec=10MiB"), 0, 0);
     let cap = 512 << 10;
     assert_eq!(tree.submit(big, read(cap), 0), Decision::Go);
-    tree.done(big, read(cap));
+    tree.done(big, read(cap), 0);
     let Decision::Wait(_t) = tree.submit(big, read(cap), 0) else { panic!() };
     assert_eq!(tree.next(0), None);
     let mut now = tree.next_wake().unwrap();
@@ -161,14 +163,15 @@ fn a_claim_of_a_group_is_kept_until_its_owner_asked() {
         // The timer is late by a microsecond: somebody else's request comes first.
         if tree.submit(small, read(4096), now) == Decision::Go {
             stolen += 1;
-            tree.done(small, read(4096));
+            tree.done(small, read(4096), now);
         }
         if tree.next(now + 1000).is_some() {
             break;
         }
         now = tree.next_wake().unwrap();
     }
-    assert!(stolen <= 26, "passed {stolen} times, by tags that are behind its own");
+    // Those that start before its own start, which is at the cost of one of 512 KiB: 528 / 20 of 4 KiB.
+    assert!(stolen <= 27, "passed {stolen} times, by tags that are behind its own");
 }
 
 /// What background work gets beside one busy volume, by the size of its requests.
@@ -235,7 +238,7 @@ fn a_large_request_goes_while_background_waits() {
                 }
             }
         }
-        tree.done(a, big);
+        tree.done(a, big, 0);
     }
     assert_eq!(stuck, None, "with one request of 4 KiB under way beside it");
 }

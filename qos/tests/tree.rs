@@ -214,7 +214,8 @@ fn background_work_yields_and_never_starves() {
     world.run_until(5 * SECOND);
     let share = world.share(user, 2 * SECOND, 5 * SECOND);
     assert!((0.65..0.999).contains(&share), "{share}");
-    assert!(world.count(work, 2 * SECOND, 5 * SECOND) > 10);
+    let worked = world.count(work, 2 * SECOND, 5 * SECOND);
+    assert!(worked > 10, "{worked}");
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn what_is_held_back_is_told() {
     assert!(world.tree.snapshot(other, world.now).unwrap().held["pool:read_bytes_sec"].requests >= 5);
     for free in [Request { kind: Kind::Flush, bytes: 0 }, Request { kind: Kind::Discard, bytes: 0 }] {
         assert_eq!(world.tree.submit(leaf, free, world.now), Decision::Go);
-        world.tree.done(leaf, free);
+        world.tree.done(leaf, free, world.now);
     }
 }
 
@@ -339,7 +340,7 @@ proptest! {
                 }
                 6 if !going.is_empty() => {
                     let (leaf, request) = going.remove(n as usize % going.len());
-                    tree.done(leaf, request);
+                    tree.done(leaf, request, now);
                 }
                 7 => {
                     let node = [Node::Pool, group, Node::Leaf(leaf)][(n % 3) as usize];
@@ -363,7 +364,7 @@ proptest! {
         }
         // All ends, and who waits comes to its turn.
         while !waiting.is_empty() || !going.is_empty() {
-            going.drain(..).for_each(|(leaf, request)| tree.done(leaf, request));
+            going.drain(..).for_each(|(leaf, request)| tree.done(leaf, request, now));
             let mut moved = false;
             while let Some(ticket) = tree.next(now) {
                 let at = waiting.iter().position(|(t, ..)| *t == ticket).expect("a ticket that waits");
@@ -381,7 +382,7 @@ proptest! {
             let read = Request { kind: Kind::Read, bytes: 4096 };
             now += 1000 * SECOND;
             prop_assert_eq!(tree.submit(leaf, read, now), Decision::Go);
-            tree.done(leaf, read);
+            tree.done(leaf, read, now);
         }
     }
 }

@@ -100,6 +100,10 @@ async fn start(
         Command::Write { length, fua } => {
             conn.admit(length as usize).await;
             let admitted = limits(conn, stopping, id, RequestKind::Write, length.into(), length as usize).await?;
+            // However long the client takes to send it, nobody else waits for that.
+            if let Some(admitted) = admitted.as_ref().filter(|_| input.bytes().len() < length as usize) {
+                admitted.pause();
+            }
             let payload = match input.payload(&conn.transport, length as usize).await {
                 Ok(payload) => payload,
                 Err(e) => {

@@ -68,7 +68,7 @@ impl Drop for Turn {
             return;
         }
         if slot.is_some_and(|slot| slot.granted) {
-            self.qos.tree.borrow_mut().done(self.leaf, self.request);
+            self.qos.tree.borrow_mut().done(self.leaf, self.request, self.qos.now());
         } else {
             let _waited = self.qos.tree.borrow_mut().cancel(self.ticket);
         }
@@ -92,14 +92,21 @@ impl Permit {
         Self { qos, meter, request, began, left: Cell::new(false) }
     }
 
-    /// It makes room for others before its end.
+    /// It makes room for others: it is over, or waits for something else than the device.
     pub(crate) fn leave(&self) {
         if self.left.replace(true) {
             return;
         }
-        self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request);
+        self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request, self.qos.now());
         if !self.qos.waiting.borrow().is_empty() {
             self.qos.pump();
+        }
+    }
+
+    /// It goes on, if it had made room.
+    pub(crate) fn resume(&self) {
+        if self.left.replace(false) {
+            self.qos.tree.borrow_mut().resume(self.meter.leaf(), self.request, self.qos.now());
         }
     }
 }

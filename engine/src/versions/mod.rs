@@ -298,7 +298,8 @@ impl Lineage {
     /// What page `page` of the table is to hold.
     pub(crate) fn page(&self, page: u32) -> Page {
         let ids = self.layout.ids(page);
-        let sheets = ids.iter().filter_map(|id| Some((*id, self.sheet_at(*id)?.clone())));
+        let sheets = ids.iter().filter(|_| !broken(Sabotage::ForgetSheetPage));
+        let sheets = sheets.filter_map(|id| Some((*id, self.sheet_at(*id)?.clone())));
         Page { versions: ids.iter().filter_map(|id| self.get(*id)).cloned().collect(), sheets: sheets.collect() }
     }
 

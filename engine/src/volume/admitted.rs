@@ -98,11 +98,21 @@ impl LocalVolume {
 }
 
 impl Admitted {
+    /// From now until it is carried out it waits for something else than the device (its data, from whoever sends that): others may go
+    /// meanwhile.
+    pub fn pause(&self) {
+        if let Some(permit) = &self.permit {
+            permit.leave();
+        }
+    }
+
     /// Uses a part of what was admitted.
     fn take(&mut self, kind: Kind, bytes: u64) -> Result<()> {
-        // It may have to wait for a store: meanwhile it is not under way at the device.
-        if let Some(permit) = self.permit.as_ref().filter(|_| self.volume.is_gated()) {
-            permit.leave();
+        // While the volume fills it may have to wait for a store: meanwhile it is not under way at the device.
+        match &self.permit {
+            Some(permit) if self.volume.is_gated() => permit.leave(),
+            Some(permit) => permit.resume(),
+            None => {}
         }
         if kind != self.kind || bytes > self.left {
             return Err(invalid(format!(

@@ -96,7 +96,7 @@ impl World {
                 let _was = self.ends.remove(&done);
                 self.clients[client].1 -= 1;
                 let Client { leaf, request, .. } = self.clients[client].0;
-                self.tree.done(leaf, request);
+                self.tree.done(leaf, request, self.now);
             }
         }
     }

@@ -110,6 +110,8 @@ pub(crate) struct Live {
     pub(crate) sync: SyncMode,
     pub(crate) content: Content,
     pub(crate) snapshots: BTreeMap<String, Frozen>,
+    /// What limits it, as text.
+    pub(crate) limits: String,
 }
 
 /// All volumes of one client.
@@ -169,6 +171,10 @@ pub(crate) enum Effect {
         from: String,
         to: String,
     },
+    Limit {
+        name: String,
+        limits: String,
+    },
 }
 
 impl Effect {
@@ -222,7 +228,7 @@ impl Family {
             Effect::Clone { volume, snapshot, name, size } => {
                 let sync = self.volumes.get(volume).map(|v| v.sync).unwrap_or_default();
                 let content = self.frozen(volume, snapshot).content;
-                let clone = Live { size: *size, sync, content, snapshots: BTreeMap::new() };
+                let clone = Live { size: *size, sync, content, ..Live::default() };
                 let _new = self.volumes.insert(name.clone(), clone);
             }
             Effect::Revert { volume, snapshot } => {
@@ -247,6 +253,11 @@ impl Family {
                     let _new = self.volumes.insert(to.clone(), live);
                 }
             }
+            Effect::Limit { name, limits } => {
+                if let Some(live) = self.volumes.get_mut(name) {
+                    live.limits.clone_from(limits);
+                }
+            }
         }
     }
 
@@ -256,7 +267,7 @@ impl Family {
         let mut digest = 0u64;
         for (name, live) in &self.volumes {
             let volume = mix(text(name) ^ mix(live.size ^ mix(live.content.digest)));
-            digest = digest.wrapping_add(volume);
+            digest = digest.wrapping_add(volume).wrapping_add(mix(text(name) ^ text(&live.limits)));
             for (snapshot, frozen) in &live.snapshots {
                 let frozen = mix(text(snapshot) ^ mix(frozen.size ^ mix(frozen.content.digest)));
                 digest = digest.wrapping_add(mix(volume.wrapping_sub(mix(live.content.digest)) ^ frozen ^ text(name)));
@@ -276,6 +287,9 @@ impl Family {
             };
             if a.size != b.size {
                 return format!("volume {name} has {} bytes, expected {}", a.size, b.size);
+            }
+            if a.limits != b.limits {
+                return format!("volume {name} is limited by {:?}, expected {:?}", a.limits, b.limits);
             }
             if let Some(s) = a.content.difference(&b.content) {
                 return format!("volume {name}, sector {s}: {:#x}, expected {:#x}", a.content.get(s), b.content.get(s));

@@ -1,7 +1,7 @@
 //! Reading a whole pool back, and what every recovered pool must be able to do.
 
 use cairn_engine::{
-    ErrorKind, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Result, SECTOR, Target, VolumeOptions,
+    ErrorKind, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, QosTarget, Result, SECTOR, Target, VolumeOptions,
     sim::{self, Disk, Stopped},
 };
 
@@ -48,6 +48,12 @@ async fn restored(inner: &LocalVolume, family: usize) -> Result<Content> {
     Ok(content)
 }
 
+/// What limits a volume, as text.
+pub(crate) fn limits_of(pool: &LocalPool, volume: &str) -> Result<String> {
+    let info = pool.qos(&QosTarget::Volume(volume.to_owned()))?;
+    Ok(format!("{} {}", info.limits, info.group.unwrap_or_default()).trim().to_owned())
+}
+
 /// Everything that `families` clients have in a pool.
 pub(crate) async fn read_all(pool: &LocalPool, families: usize) -> Result<Vec<Family>> {
     let mut all = vec![Family::default(); families];
@@ -59,7 +65,8 @@ pub(crate) async fn read_all(pool: &LocalPool, families: usize) -> Result<Vec<Fa
             (Some(number), Ok(inner)) => restored(&inner, number).await?,
             _ => content_of(&pool.open(&Target { volume: info.name.clone(), snapshot: None })?).await?,
         };
-        let mut live = Live { size: info.size, sync: info.options.sync, content, ..Live::default() };
+        let limits = limits_of(pool, &info.name)?;
+        let mut live = Live { size: info.size, sync: info.options.sync, content, limits, ..Live::default() };
         for snapshot in pool.list_snapshots(Some(&info.name))? {
             let target = Target { volume: info.name.clone(), snapshot: Some(snapshot.name.clone()) };
             let content = content_of(&pool.open(&target)?).await?;

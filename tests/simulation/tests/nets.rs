@@ -23,7 +23,7 @@ use cairn_simulation::{
 use support::{Renamed, SLOW, micros, refused, run, set_latency};
 
 /// Rule, net, and how many seeds the net may take.
-const CAUGHT: [(Sabotage, Net, u64); 26] = [
+const CAUGHT: [(Sabotage, Net, u64); 28] = [
     (SkipCommitSync, Simulation, 400),
     (AckFlushEarly, Simulation, 400),
     (SkipCheckpointSync, Simulation, 400),
@@ -38,6 +38,8 @@ const CAUGHT: [(Sabotage, Net, u64); 26] = [
     (IgnoreSuperblockCrc, Damage, 8),
     (ForgetWriteRecord, Simulation, 400),
     (ForgetHoleRecord, Simulation, 400),
+    (ForgetSheetRecord, Simulation, 400),
+    (ForgetSheetPage, Simulation, 400),
     (KeepEpoch, Damage, 2),
     (OwnParents, Damage, 2),
     (DropChild, Simulation, 400),

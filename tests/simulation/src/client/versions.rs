@@ -57,6 +57,28 @@ impl Client {
         self.versions(effect, self.pool().rename(&from, &to)).await
     }
 
+    /// Limits of a volume, which has them when it is answered; of its group and the pool, which nobody looks at but who waits for them.
+    pub(super) async fn limit(&self) -> Go {
+        let name = self.pick();
+        let iops = [None, Some(50 + self.below(5000))][self.below(2) as usize].map(|iops| iops.to_string());
+        let group = [None, Some(format!("g{}", self.number))][self.below(2) as usize].clone();
+        let change = |key: &str, value: &Option<String>| (key.to_owned(), value.clone());
+        let depth = Some((1 + self.below(64)).to_string());
+        let shared = [
+            (QosTarget::Pool, vec![change("queue_depth", &depth)]),
+            (QosTarget::Group(format!("g{}", self.number)), vec![change("total_iops_sec", &iops)]),
+        ];
+        let (target, changes) = &shared[self.below(2) as usize];
+        if self.versions(Effect::None, self.pool().set_qos(target, changes)).await == Go::Stop {
+            return Go::Stop;
+        }
+        let limits = iops.as_ref().map(|iops| format!("write_iops_sec={iops}")).unwrap_or_default();
+        let limits = format!("{limits} {}", group.as_deref().unwrap_or_default()).trim().to_owned();
+        let changes = [change("write_iops_sec", &iops), change("group", &group)];
+        let target = QosTarget::Volume(name.clone());
+        self.versions(Effect::Limit { name, limits }, self.pool().set_qos(&target, &changes)).await
+    }
+
     /// Every block in which two versions differ is in their difference, and what it calls data is no hole.
     pub(super) async fn diff(&self) -> Go {
         let Some((from_volume, snapshot)) = self.pick_snapshot() else { return Go::On };

@@ -1,0 +1,160 @@
+//! Standing in line for tokens: who looks, who waits where, and who is told.
+//!
+//! A request looks at the gates of its volume, its group and the pool, in this order. At the first that has not enough for it, it stands in
+//! the lines of what it waits for, and leaves those of the levels above: what it cannot use yet is anybody's. It keeps its places in the lines below,
+//! so that what it has waited for there is still there when it comes through. All lines are in one order, so nobody waits in a circle.
+
+use crate::{
+    Nanos, Request, Tree,
+    leaf::{Flow, Level, Place, Reason},
+    lines::{Gate, Keys, Order, Short},
+};
+
+impl Tree {
+    fn gate(&mut self, level: Level, leaf: u32) -> Option<&mut Gate> {
+        match level {
+            Level::Volume => self.leaf_mut(leaf).map(|state| &mut state.gate),
+            Level::Group => {
+                let group = self.leaf(leaf)?.group?;
+                self.groups.get_mut(group as usize)?.as_mut()
+            }
+            Level::Pool => Some(&mut self.pool),
+        }
+    }
+
+    pub(crate) fn flow(&mut self, flow: u32) -> Option<&mut Flow> {
+        self.leaf_mut(flow / 2)?.flows.get_mut(flow as usize % 2)
+    }
+
+    /// Whether there are tokens for a request at all levels; else, at which level it is short.
+    pub(crate) fn look(&mut self, request: &Request, order: Order, now: Nanos) -> Option<(Level, Short)> {
+        Level::ALL.into_iter().find_map(|level| {
+            let gate = self.gate(level, order.2 / 2).filter(|gate| !gate.limiter.is_unlimited())?;
+            gate.look(request, order, now).map(|short| (level, short))
+        })
+    }
+
+    /// A flow waits for tokens.
+    pub(crate) fn stand(&mut self, number: u32, level: Level, short: Short, now: Nanos) {
+        let above = Level::ALL.into_iter().filter(|other| *other > level);
+        above.for_each(|level| self.leave(number, level));
+        let Some(flow) = self.flow(number) else { return };
+        let (order, reason) = (flow.order, Reason::Limit(level, short.key));
+        flow.longest = flow.held_by(now);
+        flow.share_since = None;
+        let wait = short.until.map_or(0, |until| until.saturating_sub(now));
+        if wait > flow.longest.0 || flow.longest.0 == 0 {
+            flow.longest = (wait, reason);
+        }
+        flow.place = Place::Waits(level, short.until);
+        if let Some(joined) = flow.joined.get_mut(level as usize) {
+            *joined |= short.keys;
+        }
+        let _was = self.ready.remove(&order);
+        if let Some(until) = short.until {
+            let _new = self.sleeping.insert((until, number));
+        }
+        if let Some(gate) = self.gate(level, number / 2) {
+            gate.join(short.keys, order);
+        }
+        self.recount(number / 2);
+    }
+
+    /// A flow leaves its lines at a level. Who is first now looks whether it is its turn.
+    fn leave(&mut self, number: u32, level: Level) {
+        let Some(flow) = self.flow(number) else { return };
+        let (order, keys) = (flow.order, flow.joined.get_mut(level as usize).map_or(0, std::mem::take));
+        if keys == 0 {
+            return;
+        }
+        let firsts = self.gate(level, number / 2).map(|gate| gate.leave(keys, order)).unwrap_or_default();
+        for first in firsts {
+            if self.flow(first).is_some_and(|flow| matches!(flow.place, Place::Waits(_, None))) {
+                self.wake(first);
+            }
+        }
+    }
+
+    fn leave_all(&mut self, number: u32) {
+        Level::ALL.into_iter().for_each(|level| self.leave(number, level));
+    }
+
+    /// What a flow has waited for may have come.
+    pub(crate) fn wake(&mut self, number: u32) {
+        self.woken = true;
+        let Some(flow) = self.flow(number) else { return };
+        if matches!(flow.place, Place::Waits(Level::Volume, _)) {
+            // While its own limit held it back it did not compete with the others.
+            self.line_up_again(number);
+            return;
+        }
+        flow.place = Place::Ready;
+        let order = flow.order;
+        let _new = self.ready.insert(order);
+        self.recount(number / 2);
+    }
+
+    /// It has its tokens, and waits for the device. What is there is anybody's meanwhile.
+    pub(crate) fn wait_for_share(&mut self, number: u32, now: Nanos) {
+        self.leave_all(number);
+        if let Some(flow) = self.flow(number) {
+            let _since = flow.share_since.get_or_insert(now);
+        }
+    }
+
+    /// Another request is the first of a flow, or none is.
+    pub(crate) fn line_up(&mut self, number: u32) {
+        if let Some(flow) = self.flow(number) {
+            flow.longest.0 = 0;
+            flow.share_since = None;
+        }
+        self.line_up_again(number);
+    }
+
+    /// The first request of a flow begins anew, with a place in the order as of now.
+    fn line_up_again(&mut self, number: u32) {
+        self.out_of_place(number);
+        let start = self.leaf(number / 2).map(|state| self.clock.start(state.finish));
+        let first = self.leaf(number / 2).and_then(|state| state.waiting.first(number % 2)).map(|first| first.number);
+        if let (Some(start), Some(first), Some(flow)) = (start, first, self.flow(number)) {
+            flow.order = (start, first, number);
+            flow.place = Place::Ready;
+            let order = flow.order;
+            let _new = self.ready.insert(order);
+        }
+        self.recount(number / 2);
+    }
+
+    /// Takes a flow out of everything in which it stands.
+    pub(crate) fn out_of_place(&mut self, number: u32) {
+        let Some(flow) = self.flow(number) else { return };
+        let (order, place) = (flow.order, std::mem::take(&mut flow.place));
+        match place {
+            Place::Ready => drop(self.ready.remove(&order)),
+            Place::Waits(_, Some(until)) => drop(self.sleeping.remove(&(until, number))),
+            Place::Waits(_, None) | Place::Idle => {}
+        }
+        self.leave_all(number);
+    }
+
+    /// Everybody looks again: something has changed for them.
+    pub(crate) fn wake_all(&mut self) {
+        let none: [Keys; 3] = [0; 3];
+        self.pool.clear_lines();
+        self.groups.iter_mut().flatten().for_each(Gate::clear_lines);
+        for state in self.leaves.iter_mut().flatten() {
+            state.gate.clear_lines();
+            state.flows.iter_mut().for_each(|flow| flow.joined = none);
+        }
+        for number in 0..self.leaves.len() as u32 * 2 {
+            if self.flow(number).is_some_and(|flow| matches!(flow.place, Place::Waits(..))) {
+                let until = self.flow(number).and_then(|flow| match flow.place {
+                    Place::Waits(_, until) => until,
+                    _ => None,
+                });
+                let _was = until.map(|until| self.sleeping.remove(&(until, number)));
+                self.wake(number);
+            }
+        }
+    }
+}
