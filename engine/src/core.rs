@@ -28,6 +28,7 @@ use crate::{
     tree::Missing,
     units::{BLOCK, BLOCK_SIZE, VersionId, VolumeId},
     upkeep::{ScrubOutcome, ScrubProgress},
+    volume::BlockLocks,
 };
 
 /// Limits of an open pool.
@@ -90,7 +91,6 @@ pub(crate) struct Signals {
     pub(crate) gave_back: Notify,
     /// A check or a repair is over.
     pub(crate) checked: Notify,
-    pub(crate) block_unlocked: Notify,
     pub(crate) admitted: Notify,
     /// A scrub went on, ended, or was told something.
     pub(crate) scrub: Notify,
@@ -148,7 +148,7 @@ pub(crate) struct Core {
     /// A scrub holds back the reuse of blocks, until its next signal.
     pub(crate) scrub_holds: Cell<bool>,
     /// Blocks that a read-merge-write is under way on.
-    pub(crate) locked_blocks: RefCell<rustc_hash::FxHashSet<(VolumeId, u64)>>,
+    pub(crate) block_locks: BlockLocks,
     pub(crate) last_checkpoint: Cell<Duration>,
     pub(crate) watermark: Cell<u8>,
     pub(crate) replayed: Cell<u64>,

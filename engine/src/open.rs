@@ -358,7 +358,7 @@ fn build(
         repairing: Cell::new(false),
         scrub: RefCell::default(),
         scrub_holds: Cell::new(false),
-        locked_blocks: RefCell::default(),
+        block_locks: crate::volume::BlockLocks::default(),
         last_checkpoint: Cell::new(Duration::ZERO),
         watermark: Cell::new(0),
         replayed: Cell::new(0),

@@ -2,6 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "support/limited.rs"]
+mod limited;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -10,55 +13,11 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, ErrorKind, GIB, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pace, PoolOptions, QosTarget, Result,
-    Target, VolumeOptions,
+    BLOCK, ErrorKind, GIB, IoBuf, LocalPool, LocalVolume, MIB, OpenOptions, Pace, PoolOptions, QosTarget, Target,
+    VolumeOptions,
     sim::{self, Disk, Machine, Survivors},
 };
-
-fn on<T: 'static, F: Future<Output = T> + 'static>(disk: &Disk, program: impl FnOnce(Machine) -> F + 'static) -> T {
-    sim::run(disk, program).unwrap()
-}
-
-async fn set(pool: &LocalPool, target: &str, changes: &str) -> Result<()> {
-    let change = |word: &str| match word.split_once('=') {
-        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-        None => (word.to_owned(), None),
-    };
-    let changes: Vec<_> = changes.split(' ').map(change).collect();
-    pool.set_qos(&target.parse()?, &changes).await.map(drop)
-}
-
-async fn volume(pool: &LocalPool, name: &str) -> LocalVolume {
-    let volume = pool.create_volume(name, 16 * MIB, VolumeOptions::default()).await.unwrap();
-    // Where nothing is, reading takes no time.
-    volume.write(0, IoBuf::from(&[1; MIB as usize][..]), false).await.unwrap();
-    volume
-}
-
-/// Keeps a volume busy with `depth` requests at a time, each reading or (odd ones) writing `blocks`.
-fn flood(machine: &Machine, volume: &LocalVolume, depth: u64, blocks: u64) -> Rc<Cell<u64>> {
-    let done = Rc::new(Cell::new(0));
-    for number in 0..depth {
-        let (volume, done) = (volume.clone(), done.clone());
-        let requests = async move {
-            loop {
-                let offset = number * 16 % 64 * BLOCK;
-                if number % 2 == 1 {
-                    volume.write(offset, IoBuf::from(&vec![7; (blocks * BLOCK) as usize][..]), false).await.unwrap();
-                } else {
-                    volume.read(offset, (blocks * BLOCK) as usize).await.unwrap();
-                }
-                done.set(done.get() + 1);
-            }
-        };
-        machine.reactor().spawn(requests).detach();
-    }
-    done
-}
-
-async fn seconds(machine: &Machine, n: u64) {
-    machine.reactor().sleep(Duration::from_secs(n)).await;
-}
+use limited::{flood, on, seconds, set, volume};
 
 /// What was done in each of the next seconds.
 async fn each_second(machine: &Machine, done: &Cell<u64>, n: u64) -> Vec<u64> {

@@ -7,12 +7,15 @@ mod admitted;
 mod extents;
 mod filler;
 mod gated;
+mod locks;
 mod read;
 
 use std::rc::Rc;
 
 pub use admitted::Admitted;
 pub(crate) use extents::{changes, push};
+pub(crate) use locks::BlockLocks;
+use locks::lock_block;
 
 use crate::{
     core::Core,
@@ -99,19 +102,6 @@ enum Merged {
     Changed,
     /// Nodes would use up what the next checkpoint needs.
     NoRoom,
-}
-
-/// Gives up a block lock when it is dropped.
-struct BlockLock<'a> {
-    core: &'a Core,
-    key: (VolumeId, u64),
-}
-
-impl Drop for BlockLock<'_> {
-    fn drop(&mut self) {
-        let _was = self.core.locked_blocks.borrow_mut().remove(&self.key);
-        self.core.signals.block_unlocked.notify();
-    }
 }
 
 impl LocalVolume {
@@ -495,16 +485,6 @@ impl LocalVolume {
 /// nothing can be written behind it: the size is that of the moment of the change.
 fn end_of_whole_blocks(version: &Version, end: u64) -> u64 {
     if end == version.size { blocks_for(end) } else { end / BLOCK }
-}
-
-async fn lock_block(core: &Rc<Core>, volume: VolumeId, block: u64) -> BlockLock<'_> {
-    loop {
-        let signal = core.signals.block_unlocked.notified();
-        if core.locked_blocks.borrow_mut().insert((volume, block)) || broken(Sabotage::StaleMerge) {
-            return BlockLock { core, key: (volume, block) };
-        }
-        signal.await;
-    }
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -1,6 +1,7 @@
 //! Requests that limits hold back: they wait in the socket, and nobody has to wait for them.
 
 use crate::{client::*, fixture::*};
+use cairn_engine::VolumeOptions;
 use cairn_nbd::protocol::*;
 use pollster::block_on;
 
@@ -96,4 +97,36 @@ fn closing_the_pool_does_not_wait_for_limits() {
     let mut client = fixture.held_back(CMD_READ);
     block_on(fixture.pool.close()).unwrap();
     assert!(client.is_closed());
+}
+
+/// A client says that it is going to write, and sends no data.
+#[test]
+fn a_client_whose_data_does_not_come_stops_nobody() {
+    let fixture = Fixture::new();
+    let others: Vec<String> = (0..30).map(|n| format!("other{n}")).collect();
+    let mut stalling: Vec<Client> =
+        (0..4).map(|_| fixture.client().agree_on(ReplyStyle::Structured).go("db")).collect();
+    for client in &mut stalling {
+        let (header, _) = client.request(CMD_WRITE, 0, 0, 1 << 20, &[]);
+        client.send(&header);
+    }
+    let mut clients: Vec<Client> = others
+        .iter()
+        .map(|name| {
+            drop(block_on(fixture.pool.create_volume(name, 1 << 20, VolumeOptions::default())).unwrap());
+            fixture.client().agree_on(ReplyStyle::Structured).go(name)
+        })
+        .collect();
+    // All at the same time, over and over, so that they are many that want the device.
+    for _ in 0..20 {
+        for client in &mut clients {
+            let (write, _) = client.request(CMD_WRITE, 0, 0, 65536, &[3; 65536]);
+            client.send(&write);
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer(&|_| (0, 0)).1.errno, 0);
+        }
+    }
+    stalling.into_iter().for_each(|client| drop(client));
+    eventually("they are gone", || fixture.waiting() == 0);
 }
