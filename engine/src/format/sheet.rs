@@ -124,7 +124,8 @@ mod tests {
             let mut r = Reader::new(&bytes);
             assert_eq!(Sheet::decode(&mut r).as_ref(), Some(&sheet));
             assert!(r.is_empty());
-            for cut in 0..bytes.len() {
+            // Miri is slow; elsewhere each.
+            for cut in (0..bytes.len()).step_by(if cfg!(miri) { 61 } else { 1 }) {
                 assert_eq!(Sheet::decode(&mut Reader::new(&bytes[..cut])), None, "cut at {cut}");
             }
         }
