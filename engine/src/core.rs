@@ -20,6 +20,7 @@ use crate::{
     gather::Gather,
     info::Event,
     journal::Ring,
+    locks::BlockLocks,
     qos::Qos,
     reactor::{Reactor, notify::Notify},
     sabotage::{Sabotage, broken},
@@ -28,7 +29,6 @@ use crate::{
     tree::Missing,
     units::{BLOCK, BLOCK_SIZE, VersionId, VolumeId},
     upkeep::{ScrubOutcome, ScrubProgress},
-    volume::BlockLocks,
 };
 
 /// Limits of an open pool.

@@ -30,6 +30,7 @@ mod handle;
 mod info;
 mod journal;
 mod limiting;
+mod locks;
 mod names;
 mod open;
 mod options;

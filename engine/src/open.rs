@@ -358,7 +358,7 @@ fn build(
         repairing: Cell::new(false),
         scrub: RefCell::default(),
         scrub_holds: Cell::new(false),
-        block_locks: crate::volume::BlockLocks::default(),
+        block_locks: crate::locks::BlockLocks::default(),
         last_checkpoint: Cell::new(Duration::ZERO),
         watermark: Cell::new(0),
         replayed: Cell::new(0),

@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["journal"],
     &["sweep"],
     &["state"],
-    &["gate"],
+    &["gate", "locks"],
     // The open pool: what is shared, and the tasks that keep it going.
     &["core", "gather", "commit", "checkpoint", "background", "replay"],
     &["volume"],

@@ -7,15 +7,12 @@ mod admitted;
 mod extents;
 mod filler;
 mod gated;
-mod locks;
 mod read;
 
 use std::rc::Rc;
 
 pub use admitted::Admitted;
 pub(crate) use extents::{changes, push};
-pub(crate) use locks::BlockLocks;
-use locks::lock_block;
 
 use crate::{
     core::Core,
@@ -248,7 +245,7 @@ impl LocalVolume {
     /// Read, merge and rewrite one block, under that block's lock. A whole-block write that came in between is merged with, too.
     async fn merge(&self, volume: VolumeId, block: u64, at: usize, bytes: &[u8]) -> Result<()> {
         let core = self.core().clone();
-        let _lock = lock_block(&core, volume, block).await;
+        let _lock = core.block_locks.lock(volume, block).await;
         loop {
             let (pointers, guard) = self.look_up(block, 1).await?;
             let mut buf = self.fetch(block, &pointers).await?;

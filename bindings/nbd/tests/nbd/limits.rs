@@ -127,6 +127,6 @@ fn a_client_whose_data_does_not_come_stops_nobody() {
             assert_eq!(client.answer(&|_| (0, 0)).1.errno, 0);
         }
     }
-    stalling.into_iter().for_each(|client| drop(client));
+    stalling.into_iter().for_each(drop);
     eventually("they are gone", || fixture.waiting() == 0);
 }

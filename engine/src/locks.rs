@@ -12,7 +12,6 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use crate::{
-    core::Core,
     sabotage::{Sabotage, broken},
     units::VolumeId,
 };
@@ -32,6 +31,26 @@ struct Place {
 }
 
 impl BlockLocks {
+    /// Waits until nobody else has a block of a volume.
+    pub(crate) async fn lock(&self, volume: VolumeId, block: u64) -> BlockLock<'_> {
+        let key = (volume, block);
+        let place = {
+            let mut locks = self.0.borrow_mut();
+            match locks.get_mut(&key).filter(|_| !broken(Sabotage::StaleMerge)) {
+                Some(line) => {
+                    let place = Rc::new(Place::default());
+                    line.push_back(place.clone());
+                    place
+                }
+                None => {
+                    let _free = locks.insert(key, VecDeque::new());
+                    return BlockLock { locks: self, key };
+                }
+            }
+        };
+        Waiting { locks: self, key, place, came: false }.await
+    }
+
     /// Gives a lock to the next who still wants it.
     fn pass_on(&self, key: Key) {
         let mut locks = self.0.borrow_mut();
@@ -49,19 +68,19 @@ impl BlockLocks {
 }
 
 /// Gives up a block lock when it is dropped.
-pub(super) struct BlockLock<'a> {
-    core: &'a Core,
+pub(crate) struct BlockLock<'a> {
+    locks: &'a BlockLocks,
     key: Key,
 }
 
 impl Drop for BlockLock<'_> {
     fn drop(&mut self) {
-        self.core.block_locks.pass_on(self.key);
+        self.locks.pass_on(self.key);
     }
 }
 
 struct Waiting<'a> {
-    core: &'a Core,
+    locks: &'a BlockLocks,
     key: Key,
     place: Rc<Place>,
     came: bool,
@@ -76,7 +95,7 @@ impl<'a> Future for Waiting<'a> {
             return Poll::Pending;
         }
         self.came = true;
-        Poll::Ready(BlockLock { core: self.core, key: self.key })
+        Poll::Ready(BlockLock { locks: self.locks, key: self.key })
     }
 }
 
@@ -84,26 +103,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.place.gone.set(true);
         if self.place.granted.get() && !self.came {
-            self.core.block_locks.pass_on(self.key);
+            self.locks.pass_on(self.key);
         }
     }
-}
-
-pub(super) async fn lock_block(core: &Core, volume: VolumeId, block: u64) -> BlockLock<'_> {
-    let key = (volume, block);
-    let place = {
-        let mut locks = core.block_locks.0.borrow_mut();
-        match locks.get_mut(&key).filter(|_| !broken(Sabotage::StaleMerge)) {
-            Some(line) => {
-                let place = Rc::new(Place::default());
-                line.push_back(place.clone());
-                place
-            }
-            None => {
-                let _free = locks.insert(key, VecDeque::new());
-                return BlockLock { core, key };
-            }
-        }
-    };
-    Waiting { core, key, place, came: false }.await
 }
