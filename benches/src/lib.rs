@@ -2,6 +2,7 @@
 
 pub mod fio;
 pub mod in_process;
+pub mod neighbours;
 pub mod peers;
 pub mod row;
 pub mod spread;

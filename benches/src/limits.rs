@@ -9,8 +9,11 @@ use std::{
     thread,
 };
 
-use cairn_benches::peers;
-use cairn_engine::{GIB, MIB, Pool, PoolOptions, VolumeOptions};
+use cairn_benches::{
+    neighbours::{Load, measure},
+    peers,
+};
+use cairn_engine::{GIB, MIB, OpenOptions, Pool, PoolOptions, VolumeOptions};
 use clap::Parser;
 use serde_json::Value;
 
@@ -32,6 +35,9 @@ struct Args {
     /// Rounds of the measurement beside a flood
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Only what is beside a flood
+    #[arg(long)]
+    floods: bool,
 }
 
 /// Depths, one volume each: they are measured at the same time.
@@ -157,9 +163,47 @@ fn p99(job: &Value, direction: &str) -> f64 {
 fn run(args: &Args) -> Result<(), String> {
     let dir = tempfile::tempdir_in(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
     let site = Site::new(args, dir.path())?;
-    rates(args, &site)?;
-    bursts(&site)?;
-    beside_a_flood(args, &site)
+    if !args.floods {
+        rates(args, &site)?;
+        bursts(&site)?;
+    }
+    beside_a_flood(args, &site)?;
+    drop(site);
+    within_the_process(args, &dir.path().join("limits.pool")).map_err(|e| e.to_string())
+}
+
+/// The same without clients: what of it is the engine's.
+fn within_the_process(args: &Args, pool: &Path) -> cairn_engine::Result<()> {
+    println!("\nIn-process:\n");
+    println!("| flood | alone, /s | beside it, closed loop | of alone | p99 alone at 45 % | p99 beside it | ratio |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let (victim, flooder) = (name(32), name(128));
+    let own = Load { writes: false, block: 4096, depth: 32, rate: None };
+    let floods = [("4 KiB randread", false, 4096), ("4 KiB randwrite", true, 4096), ("1 MiB randread", false, 1 << 20)];
+    pollster::block_on(async {
+        let pool = Pool::open(pool, OpenOptions::new()).await?;
+        for (what, writes, block) in floods {
+            let flood = Load { writes, block, depth: 128, rate: None };
+            let beside = Some((flooder.as_str(), flood));
+            let mut columns: [Vec<f64>; 4] = Default::default();
+            for _ in 0..args.rounds {
+                let alone = measure(&pool, (&victim, own), None, VOLUME, args.seconds).await?.rate;
+                let paced = Load { rate: Some(alone * 0.45), ..own };
+                let quiet = measure(&pool, (&victim, paced), None, VOLUME, args.seconds).await?.p99;
+                let closed = measure(&pool, (&victim, own), beside, VOLUME, args.seconds).await?.rate;
+                let loud = measure(&pool, (&victim, paced), beside, VOLUME, args.seconds).await?.p99;
+                columns.iter_mut().zip([alone, closed, quiet, loud]).for_each(|(column, value)| column.push(value));
+            }
+            tell(&format!("{what} QD128"), columns);
+        }
+        pool.close().await
+    })
+}
+
+fn tell(what: &str, columns: [Vec<f64>; 4]) {
+    let [alone, closed, quiet, beside] = columns.map(median);
+    let (part, ratio) = (closed / alone * 100.0, beside / quiet);
+    println!("| {what} | {alone:.0} | {closed:.0} | {part:.1} % | {quiet:.2} ms | {beside:.2} ms | {ratio:.2} |");
 }
 
 /// What a set of limits allows of requests of this size, a second.
@@ -279,12 +323,7 @@ fn beside_a_flood(args: &Args, site: &Site) -> Result<(), String> {
             let values = [alone, iops(&closed, "read"), quiet, p99(&beside, "read")];
             columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
         }
-        let [alone, closed, quiet, beside] = columns.map(median);
-        println!(
-            "| {what} | {alone:.0} | {closed:.0} | {:.1} % | {quiet:.2} ms | {beside:.2} ms | {:.2} |",
-            closed / alone * 100.0,
-            beside / quiet
-        );
+        tell(what, columns);
     }
     Ok(())
 }
