@@ -175,7 +175,9 @@ fn run(args: &Args) -> Result<(), String> {
 /// The same without clients: what of it is the engine's.
 fn within_the_process(args: &Args, pool: &Path) -> cairn_engine::Result<()> {
     println!("\nIn-process:\n");
-    println!("| flood | alone, /s | beside it, closed loop | of alone | p99 alone at 45 % | p99 beside it | ratio |");
+    println!(
+        "| flood (what it has beside the closed loop, beside 45 %) | alone, /s | beside it, closed loop | of alone | p99 alone at 45 % | p99 beside it | ratio |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let (victim, flooder) = (name(32), name(128));
     let own = Load { writes: false, block: 4096, depth: 32, rate: None };
@@ -186,15 +188,20 @@ fn within_the_process(args: &Args, pool: &Path) -> cairn_engine::Result<()> {
             let flood = Load { writes, block, depth: 128, rate: None };
             let beside = Some((flooder.as_str(), flood));
             let mut columns: [Vec<f64>; 4] = Default::default();
+            let mut floods = [Vec::new(), Vec::new()];
             for _ in 0..args.rounds {
-                let alone = measure(&pool, (&victim, own), None, VOLUME, args.seconds).await?.rate;
-                let paced = Load { rate: Some(alone * 0.45), ..own };
-                let quiet = measure(&pool, (&victim, paced), None, VOLUME, args.seconds).await?.p99;
-                let closed = measure(&pool, (&victim, own), beside, VOLUME, args.seconds).await?.rate;
-                let loud = measure(&pool, (&victim, paced), beside, VOLUME, args.seconds).await?.p99;
-                columns.iter_mut().zip([alone, closed, quiet, loud]).for_each(|(column, value)| column.push(value));
+                let run = async |own, beside| measure(&pool, (&victim, own), beside, VOLUME, args.seconds).await;
+                let [alone, _] = run(own, None).await?;
+                let paced = Load { rate: Some(alone.rate * 0.45), ..own };
+                let [quiet, _] = run(paced, None).await?;
+                let [closed, flood_closed] = run(own, beside).await?;
+                let [loud, flood_paced] = run(paced, beside).await?;
+                let values = [alone.rate, closed.rate, quiet.p99, loud.p99];
+                columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+                floods.iter_mut().zip([flood_closed, flood_paced]).for_each(|(column, came)| column.push(came.rate));
             }
-            tell(&format!("{what} QD128"), columns);
+            let [beside_closed, beside_paced] = floods.map(median);
+            tell(&format!("{what} QD128 ({beside_closed:.0}/s, {beside_paced:.0}/s)"), columns);
         }
         pool.close().await
     })

@@ -39,7 +39,7 @@ struct Run {
     micros: RefCell<Vec<f64>>,
 }
 
-/// Runs a load on a volume of `size` bytes for `seconds`, beside another load on another volume, if there is one.
+/// Runs a load on a volume of `size` bytes for `seconds`, beside another load on another volume, if there is one; what each came to.
 ///
 /// # Errors
 /// The volumes'.
@@ -49,24 +49,27 @@ pub async fn measure(
     beside: Option<(&str, Load)>,
     size: u64,
     seconds: u64,
-) -> Result<Came> {
+) -> Result<[Came; 2]> {
     let targets = (volume.parse()?, beside.map(|(name, load)| Ok((name.parse()?, load))).transpose()?);
     pool.run(move |pool| async move {
         let (own, beside): (_, Option<(_, Load)>) = targets;
         let end = Instant::now() + Duration::from_secs(seconds);
         let run = || Rc::new(Run { size, end, count: Cell::new(0), micros: RefCell::default() });
+        let runs = [run(), run()];
+        let [measured, other] = &runs;
         let others = match beside {
-            Some((target, load)) => start(&pool, &pool.open(&target)?, load, &run()),
+            Some((target, load)) => start(&pool, &pool.open(&target)?, load, other),
             None => Vec::new(),
         };
-        let (measured, volume) = (run(), pool.open(&own)?);
-        for task in start(&pool, &volume, load, &measured).into_iter().chain(others) {
+        for task in start(&pool, &pool.open(&own)?, load, measured).into_iter().chain(others) {
             task.await?;
         }
-        let mut micros = measured.micros.take();
-        micros.sort_by(f64::total_cmp);
-        let p99 = micros.get(micros.len() * 99 / 100).copied().unwrap_or(0.0) / 1000.0;
-        Ok(Came { rate: measured.count.get() as f64 / seconds as f64, p99 })
+        Ok(runs.map(|run| {
+            let mut micros = run.micros.take();
+            micros.sort_by(f64::total_cmp);
+            let p99 = micros.get(micros.len() * 99 / 100).copied().unwrap_or(0.0) / 1000.0;
+            Came { rate: run.count.get() as f64 / seconds as f64, p99 }
+        }))
     })
     .await?
 }
