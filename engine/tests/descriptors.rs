@@ -129,3 +129,70 @@ fn events_are_counted_and_full_counters_wait_or_say_so() {
         }
     }
 }
+
+/// Who waits for a counter and gives up leaves what is counted from then on, also when the kernel has not even begun.
+#[test]
+fn who_gives_up_takes_nothing_that_comes_later() {
+    for storage in [StorageKind::Uring, StorageKind::Pread] {
+        for flags in [0, libc::EFD_NONBLOCK] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = PoolOptions::new().size(64 * MIB).open(OpenOptions::new().storage(storage));
+            let case = format!("{storage:?}, flags {flags}");
+            block_on(async {
+                let pool = Pool::create(dir.path().join("pool"), options).await.unwrap();
+                let done = pool.run(move |pool| async move {
+                    let reactor = pool.reactor();
+                    let fd = Rc::new(eventfd(0, flags));
+                    let long = || reactor.sleep(std::time::Duration::from_secs(10));
+                    for turns in 1..4u64 {
+                        let over = async {
+                            for _ in 1..turns {
+                                reactor.sleep(std::time::Duration::from_micros(1)).await;
+                            }
+                        };
+                        assert_eq!(reactor.take_event_until(&fd, over).await.unwrap(), None, "{case}");
+                        // SAFETY: eight readable bytes.
+                        let n = unsafe { libc::write(fd.as_raw_fd(), (&raw const turns).cast(), 8) };
+                        assert_eq!(n, 8);
+                        assert_eq!(reactor.take_event_until(&fd, long()).await.unwrap(), Some(turns), "{case}");
+                    }
+                    // What was there when it gave up is told or left, and nothing between.
+                    reactor.signal_event(&fd).await.unwrap();
+                    let taken = reactor.take_event_until(&fd, async {}).await.unwrap();
+                    let left = match taken {
+                        None => reactor.take_event_until(&fd, long()).await.unwrap(),
+                        Some(_) => None,
+                    };
+                    assert_eq!(taken.or(left), Some(1), "{case}");
+                });
+                done.await.unwrap();
+                pool.close().await.unwrap();
+            });
+        }
+    }
+}
+
+/// Tasks that are always ready keep nobody from being told.
+#[test]
+fn a_task_that_never_waits_keeps_no_descriptor_waiting() {
+    for storage in [StorageKind::Uring, StorageKind::Pread] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = PoolOptions::new().size(64 * MIB).open(OpenOptions::new().storage(storage));
+        block_on(async {
+            let pool = Pool::create(dir.path().join("pool"), options).await.unwrap();
+            let done = pool.run(move |pool| async move {
+                let reactor = pool.reactor().clone();
+                let busy = reactor.spawn(std::future::poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    std::task::Poll::<()>::Pending
+                }));
+                let fd = Rc::new(eventfd(0, 0));
+                reactor.signal_event(&fd).await.unwrap();
+                assert_eq!(reactor.take_event(&fd).await.unwrap(), 1);
+                drop(busy);
+            });
+            done.await.unwrap();
+            pool.close().await.unwrap();
+        });
+    }
+}

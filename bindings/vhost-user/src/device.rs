@@ -2,18 +2,53 @@
 
 use crate::{
     blk::{self, F_EVENT_INDEX, F_FLUSH, WRITEBACK},
+    blocking::elsewhere,
     client::Record,
+    list::List,
     memory::Memory,
     options::Options,
     protocol::F_PROTOCOL_FEATURES,
+    source::Source,
+    turns::Turns,
     wake::Signal,
 };
-use cairn_engine::{Admitted, LocalVolume, Reactor, RequestKind};
+use cairn_engine::{Admitted, LocalVolume, Reactor, RequestKind, VolumeId};
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
 };
+
+/// How a driver wants its writes: kept while its volume is there, since a guest that runs on has chosen once, whoever serves it by now.
+pub(crate) struct CacheMode {
+    /// None for snapshots, which take no writes.
+    volume: Option<VolumeId>,
+    list: Arc<List>,
+    writeback: Cell<bool>,
+}
+
+impl CacheMode {
+    pub(crate) fn new(source: Source, list: Arc<List>) -> Self {
+        let volume = match source {
+            Source::Volume(volume) => Some(volume),
+            Source::Snapshot(_) => None,
+        };
+        let writeback = Cell::new(!volume.is_some_and(|volume| list.writes_through(volume)));
+        Self { volume, list, writeback }
+    }
+
+    /// Whoever switches the cache off gets what was asked for at once, and an error if a server after this one would not know of it.
+    async fn set(&self, writeback: bool) -> Result<(), String> {
+        self.writeback.set(self.writeback.get() && writeback);
+        if let Some(volume) = self.volume.filter(|volume| self.list.writes_through(*volume) == writeback) {
+            let list = Arc::clone(&self.list);
+            let listed = elsewhere(move || list.set_write_through(volume, !writeback)).await;
+            listed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        }
+        self.writeback.set(writeback);
+        Ok(())
+    }
+}
 
 pub(crate) struct Device {
     pub(crate) reactor: Reactor,
@@ -24,14 +59,14 @@ pub(crate) struct Device {
     pub(crate) serial: [u8; 20],
     /// What the front-end has acknowledged.
     pub(crate) features: Cell<u64>,
-    /// What the driver has chosen, if it may choose.
-    writeback: Cell<bool>,
+    cache: CacheMode,
     /// The front-end keeps the books of what is in flight, to go on with another back-end.
     pub(crate) tracked: Cell<bool>,
     memory: RefCell<Rc<Memory>>,
-    /// Bytes of engine buffers that requests in flight hold.
+    /// Bytes that requests in flight hold: engine buffers, and what was read of their chains.
     bytes: Cell<usize>,
     room: Signal,
+    pub(crate) turns: Rc<Turns>,
 }
 
 /// A request's part of the memory bound, until it is dropped.
@@ -55,8 +90,10 @@ impl Device {
         name: &str,
         options: Rc<Options>,
         record: Arc<Record>,
+        cache: CacheMode,
     ) -> Self {
         Self {
+            turns: Turns::new(reactor.clone()),
             reactor,
             read_only: options.read_only || volume.is_read_only(),
             serial: blk::serial(name),
@@ -64,7 +101,7 @@ impl Device {
             options,
             record,
             features: Cell::new(0),
-            writeback: Cell::new(true),
+            cache,
             tracked: Cell::new(false),
             memory: RefCell::default(),
             bytes: Cell::new(0),
@@ -88,7 +125,7 @@ impl Device {
     /// Whether writes must be durable when they are answered: the driver does not flush, or has chosen so, or a later flush may be answered
     /// by a back-end that knows nothing of them.
     pub(crate) fn writes_through(&self) -> bool {
-        !self.has(F_FLUSH) || !self.writeback.get() || (self.tracked.get() && self.options.survive_kill)
+        !self.has(F_FLUSH) || !self.cache.writeback.get() || (self.tracked.get() && self.options.survive_kill)
     }
 
     pub(crate) fn memory(&self) -> Rc<Memory> {
@@ -101,25 +138,23 @@ impl Device {
 
     /// `size` bytes of the configuration space, from `offset` on.
     pub(crate) fn config(&self, offset: u32, size: u32) -> Vec<u8> {
-        let space = blk::config_space(self.volume.size(), self.options.queues, self.writeback.get());
+        let space = blk::config_space(self.volume.size(), self.options.queues, self.cache.writeback.get());
         (offset..offset.saturating_add(size)).map(|at| space.get(at as usize).copied().unwrap_or(0)).collect()
     }
 
     /// Takes what the driver writes into the configuration space: the only field that it may write says how writes are cached.
-    pub(crate) fn set_config(&self, offset: u32, bytes: &[u8]) -> Result<(), String> {
+    pub(crate) async fn set_config(&self, offset: u32, bytes: &[u8]) -> Result<(), String> {
         match (offset, bytes) {
-            (WRITEBACK, &[choice @ (0 | 1)]) => {
-                self.writeback.set(choice == 1);
-                Ok(())
-            }
+            (WRITEBACK, &[choice @ (0 | 1)]) => self.cache.set(choice == 1).await,
             _ => Err(format!("{} bytes at {offset} of the configuration space cannot be changed", bytes.len())),
         }
     }
 
     /// As before the front-end said anything.
-    pub(crate) fn reset(&self) {
-        self.writeback.set(true);
+    pub(crate) async fn reset(&self) {
         self.tracked.set(false);
+        // Where it cannot be noted, writes stay as durable as they were.
+        self.cache.set(true).await.ok();
     }
 
     /// Waits until the limits of the volume let a request go. None for what is not limited here. Dropped early, it used nothing up.
@@ -128,7 +163,7 @@ impl Device {
         Some(self.volume.admit(kind, bytes).await)
     }
 
-    /// Waits until a request that needs `bytes` bytes of buffers fits. One that is alone always fits.
+    /// Waits until a request that holds `bytes` bytes fits. One that is alone always fits.
     pub(crate) async fn room(self: &Rc<Self>, bytes: usize) -> Room {
         let limit = self.options.in_flight_bytes;
         self.room.until(|| self.bytes.get() == 0 || self.bytes.get() + bytes <= limit).await;

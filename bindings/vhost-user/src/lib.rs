@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod blk;
+mod blocking;
 mod bus;
 mod client;
 mod descriptors;
@@ -29,6 +30,7 @@ mod server;
 mod serving;
 mod session;
 mod source;
+mod turns;
 mod vring;
 mod wake;
 mod wire;

@@ -1,14 +1,15 @@
 //! The list of exports, kept beside their sockets: what the next server is to serve again, for guests that go on running.
 //!
-//! A file of lines. The first says what it is and of which pool; each other one is an export: `volume ID NAME` or `snapshot ID NAME`, where
-//! NAME is that of the socket. (Names hold no control characters.) It is replaced as a whole, so it is always an old one or a new one.
+//! A file of lines. The first says what it is and of which pool; each other one is an export, `volume ID NAME` or `snapshot ID NAME`, where
+//! NAME is that of the socket, or `write-through ID` for a volume whose driver has switched its cache off. (Names hold no control
+//! characters.) It is replaced as a whole, so it is always an old one or a new one.
 //!
-//! It changes when an export is made or withdrawn, and not when the server ends, whichever way.
+//! It changes when an export is made or withdrawn or a driver chooses how to cache, and not when the server ends, whichever way.
 
 use crate::source::Source;
 use cairn_engine::{Error, ErrorKind, Result, Target, VersionId, VolumeId};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -19,7 +20,13 @@ use std::{
 const FILE: &str = "exports";
 const TITLE: &str = "cairn-vhost-user 1 ";
 
-type Entries = BTreeMap<String, Source>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Entries {
+    exports: BTreeMap<String, Source>,
+    /// Volumes whose drivers count on every write being durable when it is answered. Not of the exports: a guest that runs on may find its
+    /// disk exported anew.
+    write_through: BTreeSet<VolumeId>,
+}
 
 /// The exports of a pool in a directory.
 #[derive(Debug)]
@@ -27,7 +34,10 @@ pub(crate) struct List {
     directory: PathBuf,
     /// The pool's identity.
     pool: String,
+    /// What the file says. Locked for moments only, so that the reactor may look.
     entries: Mutex<Entries>,
+    /// Held while the file changes.
+    changing: Mutex<()>,
 }
 
 impl List {
@@ -38,10 +48,11 @@ impl List {
             Ok(text) => parse(&text, &pool).map_err(|fault| {
                 Error::new(ErrorKind::Invalid, format!("the list of exports {} {fault}", path.display()))
             })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Entries::new(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Entries::default(),
             Err(e) => return Err(Error::io(format!("list of exports {}", path.display()), e)),
         };
-        Ok(Self { directory: directory.to_owned(), pool, entries: Mutex::new(entries) })
+        let (entries, changing) = (Mutex::new(entries), Mutex::new(()));
+        Ok(Self { directory: directory.to_owned(), pool, entries, changing })
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -49,49 +60,79 @@ impl List {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn entries(&self) -> Entries {
-        self.lock().clone()
+    pub(crate) fn exports(&self) -> BTreeMap<String, Source> {
+        self.lock().exports.clone()
     }
 
-    /// Adds an export, or changes what it serves.
+    pub(crate) fn source(&self, name: &str) -> Option<Source> {
+        self.lock().exports.get(name).copied()
+    }
+
+    /// Whether the driver of a volume has switched its cache off.
+    pub(crate) fn writes_through(&self, volume: VolumeId) -> bool {
+        self.lock().write_through.contains(&volume)
+    }
+
+    /// Adds an export, or changes what it serves. Waits for the file system, as do all changes.
     pub(crate) fn put(&self, name: &str, source: Source) -> Result<()> {
-        let mut entries = self.lock();
-        if entries.get(name) == Some(&source) {
-            return Ok(());
-        }
-        let mut changed = entries.clone();
-        changed.insert(name.to_owned(), source);
-        self.write(&changed)?;
-        *entries = changed;
-        Ok(())
+        self.change(|entries| {
+            let _before = entries.exports.insert(name.to_owned(), source);
+        })
     }
 
-    /// Takes an export out; whether it was there.
-    pub(crate) fn remove(&self, name: &str) -> Result<bool> {
-        let mut entries = self.lock();
-        let mut changed = entries.clone();
-        if changed.remove(name).is_none() {
-            return Ok(false);
+    /// Takes an export out, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        self.change(|entries| {
+            let _before = entries.exports.remove(name);
+        })
+    }
+
+    /// Notes how the driver of a volume wants its writes.
+    pub(crate) fn set_write_through(&self, volume: VolumeId, through: bool) -> Result<()> {
+        self.change(|entries| {
+            let set = &mut entries.write_through;
+            let _changed = if through { set.insert(volume) } else { set.remove(&volume) };
+        })
+    }
+
+    /// Forgets volumes that are not there any more.
+    pub(crate) fn keep_volumes(&self, there: &BTreeSet<VolumeId>) -> Result<()> {
+        self.change(|entries| entries.write_through.retain(|volume| there.contains(volume)))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Entries)) -> Result<()> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = self.lock().clone();
+        change(&mut changed);
+        if *self.lock() != changed {
+            self.write(&changed)?;
+            *self.lock() = changed;
         }
-        self.write(&changed)?;
-        *entries = changed;
-        Ok(true)
+        Ok(())
     }
 
     fn write(&self, entries: &Entries) -> Result<()> {
         let mut text = format!("{TITLE}{}\n", self.pool);
-        for (name, source) in entries {
+        for (name, source) in &entries.exports {
             let (kind, id) = match source {
                 Source::Volume(VolumeId(id)) => ("volume", id),
                 Source::Snapshot(VersionId(id)) => ("snapshot", id),
             };
             text += &format!("{kind} {id} {name}\n");
         }
+        for VolumeId(id) in &entries.write_through {
+            text += &format!("write-through {id}\n");
+        }
         let path = self.directory.join(FILE);
         let new = self.directory.join("exports.new");
         let replace = || {
+            // Of a killed server, or a link that somebody left.
+            match fs::remove_file(&new) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
             // Whoever can write to it says which volumes are served; sockets may be open to more people than that.
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -109,20 +150,31 @@ fn parse(text: &str, pool: &str) -> Result<Entries, String> {
         Some(_) => return Err("is that of another pool: choose another directory, or remove the list".into()),
         None => return Err("is none, or of another version: move it away".into()),
     }
-    let entry = |(i, line): (usize, &str)| {
-        let mut parts = line.splitn(3, ' ');
-        let (kind, id, name) = (parts.next(), parts.next().and_then(|id| id.parse().ok()), parts.next());
-        let source = match (kind, id) {
-            (Some("volume"), Some(id)) => Some(Source::Volume(VolumeId(id))),
-            (Some("snapshot"), Some(id)) => Some(Source::Snapshot(VersionId(id))),
-            _ => None,
-        };
-        // A name becomes that of a file.
-        let name = name.filter(|name| name.parse::<Target>().is_ok_and(|target| target.to_string() == *name));
-        let entry = name.map(str::to_owned).zip(source);
-        entry.ok_or_else(|| format!("makes no sense in line {}: move it away, and make the exports again", i + 2))
+    let mut entries = Entries::default();
+    for (i, line) in lines.enumerate() {
+        read(line, &mut entries)
+            .ok_or_else(|| format!("makes no sense in line {}: move it away, and make the exports again", i + 2))?;
+    }
+    Ok(entries)
+}
+
+/// Reads a line. None when it makes no sense.
+fn read(line: &str, entries: &mut Entries) -> Option<()> {
+    let mut parts = line.splitn(3, ' ');
+    let (kind, id, name) = (parts.next()?, parts.next()?.parse().ok()?, parts.next());
+    let source = match (kind, name) {
+        ("volume", Some(_)) => Source::Volume(VolumeId(id)),
+        ("snapshot", Some(_)) => Source::Snapshot(VersionId(id)),
+        ("write-through", None) => {
+            let _new = entries.write_through.insert(VolumeId(id));
+            return Some(());
+        }
+        _ => return None,
     };
-    lines.enumerate().map(entry).collect()
+    // A name becomes that of a file.
+    let name = name.filter(|name| name.parse::<Target>().is_ok_and(|target| target.to_string() == *name))?;
+    let _none = entries.exports.insert(name.to_owned(), source);
+    Some(())
 }
 
 #[cfg(test)]
@@ -135,27 +187,81 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let open = |pool: &str| List::open(directory.path(), pool.into());
         let list = open("aa").unwrap();
-        assert!(list.entries().is_empty());
+        assert!(list.exports().is_empty());
         let (one, two) = (Source::Volume(VolumeId(7)), Source::Snapshot(VersionId(u64::MAX)));
         list.put("a disk", one).unwrap();
         list.put("db@x y", two).unwrap();
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(open("aa").unwrap().entries(), [("a disk".into(), one), ("db@x y".into(), two)].into());
+        assert_eq!(open("aa").unwrap().exports(), [("a disk".into(), one), ("db@x y".into(), two)].into());
         list.put("a disk", Source::Volume(VolumeId(8))).unwrap();
-        assert!(list.remove("db@x y").unwrap() && !list.remove("db@x y").unwrap());
-        assert_eq!(open("aa").unwrap().entries(), [("a disk".into(), Source::Volume(VolumeId(8)))].into());
+        list.remove("db@x y").unwrap();
+        list.remove("db@x y").unwrap();
+        assert_eq!(list.source("db@x y"), None);
+        assert_eq!(open("aa").unwrap().exports(), [("a disk".into(), Source::Volume(VolumeId(8)))].into());
         let error = open("bb").unwrap_err();
         assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("another pool"), "{error}");
     }
 
     #[test]
+    fn how_drivers_cache_is_kept_for_as_long_as_their_volumes() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || List::open(directory.path(), "aa".into()).unwrap();
+        let list = open();
+        for volume in [7, 8, 9].map(VolumeId) {
+            list.set_write_through(volume, true).unwrap();
+        }
+        list.set_write_through(VolumeId(8), false).unwrap();
+        list.put("db", Source::Volume(VolumeId(7))).unwrap();
+        list.remove("db").unwrap();
+        assert_eq!([7, 8, 9].map(|id| open().writes_through(VolumeId(id))), [true, false, true]);
+        list.keep_volumes(&[VolumeId(9)].into()).unwrap();
+        assert_eq!([7, 8, 9].map(|id| open().writes_through(VolumeId(id))), [false, false, true]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_written_stays_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = List::open(directory.path(), "aa".into()).unwrap();
+        list.put("db", Source::Volume(VolumeId(7))).unwrap();
+        let new = directory.path().join("exports.new");
+        fs::create_dir(&new).unwrap();
+        assert_eq!(list.put("other", Source::Volume(VolumeId(8))).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(list.remove("db").unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(list.exports(), [("db".into(), Source::Volume(VolumeId(7)))].into());
+        fs::remove_dir(&new).unwrap();
+        list.put("other", Source::Volume(VolumeId(8))).unwrap();
+    }
+
+    #[test]
+    fn it_is_not_written_through_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, directory.path().join("exports.new")).unwrap();
+        let list = List::open(directory.path(), "aa".into()).unwrap();
+        list.put("db", Source::Volume(VolumeId(7))).unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        let kept = fs::symlink_metadata(directory.path().join(FILE)).unwrap();
+        assert!(kept.is_file() && kept.permissions().mode() & 0o777 == 0o600);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         let title = format!("{TITLE}aa\n");
-        assert!(parse(&title, "aa").unwrap().is_empty());
-        for bad in
-            ["", "volume", "volume 7", "volume x db", "volume 7 ../db", "volume 7 a/b", "disk 7 db", "volume -1 db"]
-        {
+        assert_eq!(parse(&title, "aa").unwrap(), Entries::default());
+        for bad in [
+            "",
+            "volume",
+            "volume 7",
+            "volume x db",
+            "volume 7 ../db",
+            "volume 7 a/b",
+            "disk 7 db",
+            "volume -1 db",
+            "write-through x",
+            "write-through 7 db",
+        ] {
             assert!(parse(&format!("{title}{bad}\n"), "aa").is_err(), "{bad:?}");
         }
         for bad in ["", "volume 7 db\n", "cairn-vhost-user 2 aa\n"] {

@@ -14,7 +14,8 @@ pub struct Options {
     pub queues: u16,
     /// Descriptors in a ring at most: a power of two from 2 to 32,768. So many requests of a ring can be in flight.
     pub queue_size: u16,
-    /// Bytes of buffers that the requests of one front-end may hold; beyond that, requests wait in its rings. At least 4 MiB.
+    /// Bytes that the requests of one front-end may hold, in buffers and as descriptor chains; beyond that, requests wait in its rings. At
+    /// least 4 MiB.
     pub in_flight_bytes: usize,
     /// Whether a write is committed before it is answered, whenever the front-end keeps the books of what is in flight (as QEMU does). Then
     /// a server that is killed and started again has lost nothing. Otherwise writes since the last flush can be lost with it as in a

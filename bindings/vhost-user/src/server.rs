@@ -35,7 +35,6 @@ pub struct Server {
     id: u64,
     pool: Pool,
     place: PathBuf,
-    list: Arc<List>,
     directory: Arc<Directory>,
 }
 
@@ -56,15 +55,15 @@ impl Server {
             use std::os::unix::fs::DirBuilderExt;
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&place).map_err(failed)?;
         }
+        let list = Arc::new(List::open(&place, pool.stats().await?.uuid)?);
         let server = Self {
             id: NEXT_SERVER.fetch_add(1, Ordering::Relaxed),
             pool: pool.clone(),
-            list: Arc::new(List::open(&place, pool.stats().await?.uuid)?),
             place: place.clone(),
             directory: Arc::default(),
         };
         let (id, directory) = (server.id, Arc::clone(&server.directory));
-        pool.run(move |local| async move { Serving::start(id, local, place, options, directory) }).await?;
+        pool.run(move |local| async move { Serving::start(id, local, place, options, directory, list) }).await?;
         Ok(server)
     }
 
@@ -77,13 +76,10 @@ impl Server {
     /// # Errors
     /// `NotFound` when there is no such volume, `Busy` when another server listens on the socket (or it is just being removed), `Exists` when
     /// something else is in its place or the socket serves a volume that had this name, `Invalid` for a path that is too long, `Closed` when
-    /// server or pool have stopped.
+    /// server or pool have stopped; what the system says of the list of exports.
     pub async fn export(&self, target: &str) -> Result<PathBuf> {
         let (id, target) = (self.id, target.parse::<Target>()?);
-        let exported = self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await });
-        let (name, source, path) = exported.await.flatten()?;
-        self.list.put(&name, source)?;
-        Ok(path)
+        self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await }).await.flatten()
     }
 
     /// Makes the sockets again that the server before this one had, whether it was stopped or killed: front-ends that wait for them
@@ -92,44 +88,19 @@ impl Server {
     /// # Errors
     /// `Closed` when server or pool have stopped; what the system says of the list.
     pub async fn restore(&self) -> Result<Vec<String>> {
-        let mut faults = Vec::new();
-        for (name, source) in self.list.entries() {
-            let (id, of) = (self.id, name.clone());
-            let restored = self.pool.run(move |_| async move { Serving::find(id)?.restore(&of, source).await });
-            match restored.await.flatten() {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
-                Err(error) => {
-                    if error.kind() == ErrorKind::NotFound {
-                        let _removed = self.list.remove(&name)?;
-                    }
-                    faults.push(format!("vhost-user socket {name}: {error}"));
-                }
-            }
-        }
-        Ok(faults)
+        let id = self.id;
+        self.pool.run(move |_| async move { Serving::find(id)?.restore().await }).await.flatten()
     }
 
-    /// Removes a socket. `target` is what it is called, or what it serves is called now. With `force`, also while a front-end is connected to
-    /// it: that gets its answers and is let go.
+    /// Removes a socket. `target` is what it serves, as that is called now; or what the socket is called, if nothing else is called so by
+    /// now. With `force`, also while a front-end is connected to it: that gets its answers and is let go.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `Busy` when a front-end is connected to it, `Closed` when server or pool have stopped.
+    /// `NotFound` when there is none, `Busy` when a front-end is connected to it, `Closed` when server or pool have stopped; what the system
+    /// says of the list.
     pub async fn withdraw(&self, target: &str, force: bool) -> Result<()> {
         let (id, target) = (self.id, target.parse::<Target>()?);
-        let resolved = self.pool.run(move |_| async move { Ok(Serving::find(id)?.resolve(&target)) });
-        let name = resolved.await.flatten()?;
-        let socket = name.clone();
-        let withdrawn = self.pool.run(move |_| async move { Serving::find(id)?.withdraw(&socket, force).await });
-        match withdrawn.await.flatten() {
-            Ok(()) => self.list.remove(&name).map(drop),
-            // One that could not be served again, and is not wanted any more.
-            Err(error) if error.kind() == ErrorKind::NotFound => match self.list.remove(&name)? {
-                true => Ok(()),
-                false => Err(error),
-            },
-            Err(error) => Err(error),
-        }
+        self.pool.run(move |_| async move { Serving::find(id)?.withdraw(&target, force).await }).await.flatten()
     }
 
     /// The directory of the sockets.

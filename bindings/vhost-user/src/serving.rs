@@ -2,16 +2,20 @@
 //!
 //! Invariants: a server is kept by its own tasks only, so it ends with them, whether by [`Serving::stop`] or because the reactor drops
 //! them; either way its sockets are removed. A front-end is let in only when everything that the one before it had begun is given back.
+//! Exports are made and withdrawn one at a time, and listed when they are there: the list says what is served, but for what is yet to be
+//! served again.
 
 use crate::{
+    blocking::elsewhere,
     client::{Directory, Record},
     descriptors,
-    device::Device,
+    device::{CacheMode, Device},
+    list::List,
     listen::{self, SocketFile},
     options::Options,
     session::Session,
     source::Source,
-    wake::{First, Signal, first},
+    wake::{First, Lock, Signal, first},
     wire::Wire,
 };
 use cairn_engine::{Error, ErrorKind, LocalPool, Result, Target};
@@ -45,6 +49,9 @@ pub(crate) struct Serving {
     place: PathBuf,
     options: Rc<Options>,
     directory: Arc<Directory>,
+    list: Arc<List>,
+    /// Held while an export and the list change.
+    changing: Lock,
     exports: RefCell<BTreeMap<String, Rc<Export>>>,
     next_client: Cell<u64>,
     stopping: Cell<bool>,
@@ -60,6 +67,8 @@ struct Export {
     /// Removed as soon as nobody is to connect any more.
     file: RefCell<Option<SocketFile>>,
     stopping: Cell<bool>,
+    /// Whether it is being withdrawn: nobody is let in any more.
+    leaving: Cell<bool>,
     /// Whether a front-end is connected, and its socket has not been closed.
     busy: Cell<bool>,
     /// Whether a front-end has still to be finished with.
@@ -83,7 +92,14 @@ impl Drop for Serving {
 }
 
 impl Serving {
-    pub(crate) fn start(id: u64, pool: LocalPool, place: PathBuf, options: Options, directory: Arc<Directory>) {
+    pub(crate) fn start(
+        id: u64,
+        pool: LocalPool,
+        place: PathBuf,
+        options: Options,
+        directory: Arc<Directory>,
+        list: Arc<List>,
+    ) {
         let reactor = pool.reactor().clone();
         let serving = Rc::new(Self {
             id,
@@ -91,6 +107,8 @@ impl Serving {
             place,
             options: Rc::new(options),
             directory,
+            list,
+            changing: Lock::default(),
             exports: RefCell::default(),
             next_client: Cell::new(1),
             stopping: Cell::new(false),
@@ -108,44 +126,80 @@ impl Serving {
         found.ok_or_else(stopped)
     }
 
-    /// Makes the socket of a volume or snapshot, if there is none yet: its name, what it serves, where it is.
-    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<(String, Source, PathBuf)> {
+    /// Makes the socket of a volume or snapshot, if there is none yet; where it is.
+    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
         // It must be there now; it is opened for each front-end, so that an unused socket keeps nobody from deleting it.
         drop(self.pool.open(target)?);
         let source = Source::of(&self.pool, target)?;
-        // One socket for each, or two guests could write to one disk.
-        let name = self.name_of(source).unwrap_or_else(|| target.to_string());
-        let path = self.listen(&name, source).await?;
-        Ok((name, source, path))
+        let attempt = async || {
+            let _changing = self.changing.lock().await;
+            // One socket for each, or two guests could write to one disk.
+            let name = self.name_of(source).unwrap_or_else(|| target.to_string());
+            self.try_export(&name, source).await
+        };
+        self.patiently(attempt).await
     }
 
-    /// Makes the socket of an export that a server before this one had.
-    pub(crate) async fn restore(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
-        if source.target(&self.pool).is_none() {
-            return Err(Error::new(ErrorKind::NotFound, format!("what was exported as {name} has been deleted")));
+    /// Makes the sockets that the list tells of; what cannot be served, and why.
+    pub(crate) async fn restore(self: &Rc<Self>) -> Result<Vec<String>> {
+        let there = self.pool.list_volumes().into_iter().map(|volume| volume.id).collect();
+        self.change_list(move |list| list.keep_volumes(&there)).await?;
+        let mut faults = Vec::new();
+        for (name, source) in self.list.exports() {
+            match self.patiently(async || self.try_restore(&name, source).await).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                Err(error) => faults.push(format!("vhost-user socket {name}: {error}")),
+            }
         }
-        self.listen(name, source).await
+        Ok(faults)
     }
 
-    /// Which export serves this.
+    async fn try_restore(self: &Rc<Self>, name: &str, source: Source) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        if self.list.source(name) != Some(source) {
+            // It was withdrawn meanwhile.
+            return Ok(());
+        }
+        if source.target(&self.pool).is_some() {
+            return self.try_export(name, source).await.map(drop);
+        }
+        let gone = name.to_owned();
+        self.change_list(move |list| list.remove(&gone)).await?;
+        Err(Error::new(ErrorKind::NotFound, format!("what was exported as {name} has been deleted")))
+    }
+
+    /// Which export serves this, or is to.
     fn name_of(&self, source: Source) -> Option<String> {
-        self.exports.borrow().values().find(|export| export.source.get() == source).map(|export| export.name.clone())
+        let exports = self.exports.borrow();
+        let served = exports.values().find(|export| export.source.get() == source).map(|export| export.name.clone());
+        let listed = || self.list.exports().into_iter().find(|(_, listed)| *listed == source).map(|(name, _)| name);
+        served.or_else(listed)
     }
 
-    /// The name of the export that is meant: its own, or what is served is called so now.
-    pub(crate) fn resolve(&self, target: &Target) -> String {
+    /// The name of the export that is meant: of what is called so now, or else its own.
+    fn resolve(&self, target: &Target) -> Result<String> {
         let name = target.to_string();
-        if self.exports.borrow().contains_key(&name) {
-            return name;
+        let source = Source::of(&self.pool, target).ok();
+        if let Some(found) = source.and_then(|source| self.name_of(source)) {
+            return Ok(found);
         }
-        Source::of(&self.pool, target).ok().and_then(|source| self.name_of(source)).unwrap_or(name)
+        let other = self.list.source(&name).and_then(|source| source.target(&self.pool));
+        match (source, other) {
+            (Some(_), Some(other)) => {
+                let text = format!("{name} has no socket: the one that is called so serves {other}, withdraw that");
+                Err(Error::new(ErrorKind::NotFound, text))
+            }
+            _ => Ok(name),
+        }
     }
 
-    async fn listen(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+    /// Tries again where a socket is in use, for as long as it may be that of a server that was just killed.
+    async fn patiently<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
         let started = self.pool.reactor().sleep(TAKEOVER_LIMIT);
         let mut limit = std::pin::pin!(started);
         loop {
-            match self.try_listen(name, source) {
+            match attempt().await {
                 Err(error) if error.kind() == ErrorKind::Busy => {
                     if let First::A(()) = first(limit.as_mut(), self.pool.reactor().sleep(TAKEOVER_PAUSE)).await {
                         return Err(error);
@@ -156,13 +210,43 @@ impl Serving {
         }
     }
 
-    fn try_listen(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+    /// Makes the socket of an export and lists it: both or neither.
+    async fn try_export(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
         if self.stopping.get() {
             return Err(stopped());
         }
-        if let Some(export) = self.exports.borrow().get(name) {
-            return self.socket_of(export, source);
+        let there = self.exports.borrow().get(name).cloned();
+        let (export, path, before) = match there {
+            Some(export) => {
+                let path = self.socket_of(&export, source)?;
+                let before = export.source.replace(source);
+                (export, path, Some(before))
+            }
+            None => {
+                let (export, path) = self.listen(name, source)?;
+                (export, path, None)
+            }
+        };
+        let listed = name.to_owned();
+        let Err(error) = self.change_list(move |list| list.put(&listed, source)).await else { return Ok(path) };
+        match before {
+            Some(before) => export.source.set(before),
+            None => {
+                export.stop();
+                self.gone(&export).await;
+            }
         }
+        Err(error)
+    }
+
+    /// Changes the list, which waits for a file system.
+    async fn change_list(&self, change: impl FnOnce(&List) -> Result<()> + Send + 'static) -> Result<()> {
+        let list = Arc::clone(&self.list);
+        let changed = elsewhere(move || change(&list)).await;
+        changed.map_err(|e| Error::io("the list of exports", e))?
+    }
+
+    fn listen(self: &Rc<Self>, name: &str, source: Source) -> Result<(Rc<Export>, PathBuf)> {
         let path = self.place.join(format!("{name}.sock"));
         let (listener, file) = SocketFile::bind(path.clone())?;
         let export = Rc::new(Export {
@@ -170,45 +254,62 @@ impl Serving {
             source: Cell::new(source),
             file: RefCell::new(Some(file)),
             stopping: Cell::new(false),
+            leaving: Cell::new(false),
             busy: Cell::new(false),
             draining: Cell::new(false),
             changed: Signal::default(),
         });
-        self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
+        let _none = self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
         self.directory.add(name, path.clone());
-        let accepting = Accepting { server: Rc::clone(self), export };
+        let accepting = Accepting { server: Rc::clone(self), export: Rc::clone(&export) };
         self.pool.reactor().spawn(accept_front_ends(accepting, listener)).detach();
-        Ok(path)
+        Ok((export, path))
     }
 
-    /// The socket that is there already, if it is for the same.
+    /// The socket that is there already, if it is for the same, or what it served is gone and this has its name.
     fn socket_of(&self, export: &Export, source: Source) -> Result<PathBuf> {
         let name = &export.name;
-        if export.source.get() != source {
-            if let Some(other) = export.source.get().target(&self.pool) {
-                let text = format!("the socket {name} serves {other}, which was called so: withdraw that first");
-                return Err(Error::new(ErrorKind::Exists, text));
-            }
-            // What it served is gone, and this has its name.
-            export.source.set(source);
+        let served = export.source.get();
+        if let Some(other) = served.target(&self.pool).filter(|_| served != source) {
+            let text = format!("the socket {name} serves {other}, which was called so: withdraw that first");
+            return Err(Error::new(ErrorKind::Exists, text));
         }
         let busy = || Error::new(ErrorKind::Busy, format!("the socket of {name} is being removed: try again"));
         export.file.borrow().as_ref().map(|file| file.path().to_owned()).ok_or_else(busy)
     }
 
     /// Removes a socket, and lets go of who is connected to it, if that was meant.
-    pub(crate) async fn withdraw(&self, name: &str, force: bool) -> Result<()> {
-        let export = self.exports.borrow().get(name).cloned();
-        let not_there = || Error::new(ErrorKind::NotFound, format!("{name} has no socket here"));
-        let export = export.ok_or_else(not_there)?;
+    pub(crate) async fn withdraw(&self, target: &Target, force: bool) -> Result<()> {
+        let changing = self.changing.lock().await;
+        let name = self.resolve(target)?;
+        let listed = name.clone();
+        let forget = self.change_list(move |list| list.remove(&listed));
+        let Some(export) = self.exports.borrow().get(&name).cloned() else {
+            // One that could not be served again, and is not wanted any more.
+            let not_there = || Error::new(ErrorKind::NotFound, format!("{name} has no socket here"));
+            let _source = self.list.source(&name).ok_or_else(not_there)?;
+            return forget.await;
+        };
         if export.busy.get() && !force {
             let text =
                 format!("{name} is the disk of a virtual machine that runs: take it from that first, or use force");
             return Err(Error::new(ErrorKind::Busy, text));
         }
+        export.leaving.set(true);
+        if let Err(error) = forget.await {
+            export.leaving.set(false);
+            return Err(error);
+        }
         export.stop();
-        self.changed.until(|| !self.exports.borrow().contains_key(name)).await;
+        drop(changing);
+        self.gone(&export).await;
         Ok(())
+    }
+
+    /// Waits until an export is gone. (Another one may have its name by then.)
+    async fn gone(&self, export: &Rc<Export>) {
+        let same = |there: &Rc<Export>| Rc::ptr_eq(there, export);
+        self.changed.until(|| !self.exports.borrow().get(&export.name).is_some_and(same)).await;
     }
 
     /// Ends the server; returns when the last request is given back.
@@ -217,18 +318,25 @@ impl Serving {
         self.exports.borrow().values().for_each(|export| export.stop());
         self.changed.notify();
         self.changed.until(|| self.exports.borrow().is_empty()).await;
+        // The next server reads the list.
+        drop(self.changing.lock().await);
     }
 
     fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: OwnedFd) {
+        if export.leaving.get() {
+            return;
+        }
         // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door.
-        let target = export.source.get().target(&self.pool);
+        let source = export.source.get();
+        let target = source.target(&self.pool);
         let Some(volume) = target.and_then(|target| self.pool.open(&target).ok()) else { return };
         let id = self.next_client.replace(self.next_client.get() + 1);
         let read_only = self.options.read_only || volume.is_read_only();
         let record = Arc::new(Record::new(id, listen::peer(&socket), read_only));
         let reactor = self.pool.reactor().clone();
         let options = Rc::clone(&self.options);
-        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record));
+        let cache = CacheMode::new(source, Arc::clone(&self.list));
+        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record), cache);
         self.directory.set_client(&export.name, Some(record));
         export.busy.set(true);
         export.draining.set(true);
@@ -307,4 +415,50 @@ async fn accept_front_ends(accepting: Accepting, listener: OwnedFd) {
     descriptors::deafen(&listener);
     drop(listener);
     export.changed.until(|| !export.draining.get()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_engine::{Pool, PoolOptions, VolumeOptions};
+    use pollster::block_on;
+    use std::{future::poll_fn, task::Poll};
+
+    #[test]
+    fn who_withdraws_waits_for_that_export_and_for_no_later_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, place) = (directory.path().join("p.cairn"), directory.path().to_owned());
+        let pool = block_on(Pool::create(path, PoolOptions::new().size(64 << 20))).unwrap();
+        drop(block_on(pool.create_volume("db", 1 << 20, VolumeOptions::default())).unwrap());
+        let withdrawn = block_on(pool.run(move |local| async move {
+            let (id, list) = (u64::MAX, Arc::new(List::open(&place, "aa".into()).unwrap()));
+            let reactor = local.reactor().clone();
+            Serving::start(id, local, place, Options::default(), Arc::default(), list);
+            let (serving, db) = (Serving::find(id).unwrap(), "db".parse::<Target>().unwrap());
+            let _path = serving.export(&db).await.unwrap();
+            let withdrawing = reactor.spawn({
+                let (serving, db) = (Rc::clone(&serving), db.clone());
+                async move { serving.withdraw(&db, false).await }
+            });
+            // Made again as soon as it is gone, before whoever waits for that has looked.
+            poll_fn(|cx| match serving.exports.borrow().is_empty() {
+                true => Poll::Ready(()),
+                false => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            })
+            .await;
+            let _path = serving.export(&db).await.unwrap();
+            let ended = match first(withdrawing, reactor.sleep(Duration::from_secs(30))).await {
+                First::A(withdrawn) => withdrawn.is_ok(),
+                First::B(()) => false,
+            };
+            assert_eq!(serving.list.exports().len(), 1);
+            serving.stop().await;
+            ended
+        }));
+        assert!(withdrawn.unwrap());
+        block_on(pool.close()).unwrap();
+    }
 }

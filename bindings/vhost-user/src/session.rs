@@ -14,7 +14,7 @@ use crate::{
     },
     ring::{Broken, InflightRegion, Place},
     vring::{Events, Vring},
-    wake::{First, first},
+    wake::{First, all, first},
     wire::{Ended, Wire, send_now},
 };
 use cairn_engine::Task;
@@ -146,7 +146,7 @@ impl Session {
                 let bytes = self.device.config(offset, size);
                 return Ok(Reply::Body(protocol::config_body(offset, &bytes)));
             }
-            Message::SetConfig { offset, bytes } => self.device.set_config(offset, &bytes)?,
+            Message::SetConfig { offset, bytes } => self.device.set_config(offset, &bytes).await?,
             Message::GetInflightFd(info) => return self.make_inflight(info),
             Message::SetInflightFd(info, file) => self.set_inflight(info, file)?,
             Message::SetBackendReqFd(socket) => {
@@ -261,9 +261,9 @@ impl Session {
         if ring.running.is_some() || !enabled || ring.size == 0 || memory.is_empty() {
             return Ok(());
         }
-        let found = [addresses.descriptors, addresses.available, addresses.used].map(|at| memory.guest_address(at));
-        if found.contains(&None) {
-            // Not an error yet: regions come one by one.
+        let place = Place { size: ring.size, addresses, base: ring.base, event_index: device.event_index() };
+        if !place.is_within(&memory) {
+            // Not an error yet: regions come one by one, also those that one part of a ring is in.
             return Ok(());
         }
         let tracker = match &inflight {
@@ -276,7 +276,6 @@ impl Session {
                 )
             }
         };
-        let place = Place { size: ring.size, addresses, base: ring.base, event_index: device.event_index() };
         let started = Vring::start(device, place, &ring.events, kick, tracker);
         ring.running = Some(started.map_err(|Broken(why)| format!("ring {index}: {why}"))?);
         self.count();
@@ -293,11 +292,15 @@ impl Session {
         Ok(())
     }
 
+    /// Stops all rings, together: each may have to wait for its requests, and for a driver that takes no calls.
     async fn stop_all(&mut self) {
-        for index in 0..self.rings.len() as u32 {
-            // There is such a ring.
-            drop(self.stop(index).await);
-        }
+        let running = self.rings.iter_mut().filter_map(|ring| {
+            let running = ring.running.take()?;
+            let base = &mut ring.base;
+            Some(async move { *base = running.stop().await })
+        });
+        all(running).await;
+        self.count();
     }
 
     fn count(&self) {
@@ -308,7 +311,7 @@ impl Session {
         self.stop_all().await;
         self.rings.fill_with(Setup::default);
         self.inflight = None;
-        self.device.reset();
+        self.device.reset().await;
     }
 
     fn make_inflight(&self, info: InflightInfo) -> Result<Reply, Refused> {

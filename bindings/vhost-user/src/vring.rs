@@ -10,7 +10,8 @@ use crate::{
     device::{Device, Room},
     memory::{Fault, Memory},
     protocol::RingAddresses,
-    ring::{Broken, Chain, Malformed, Place, Ring, Tracker},
+    ring::{Broken, Chain, MAX_DESCRIPTORS, Malformed, Place, Ring, Tracker},
+    turns::Share,
     wake::{First, Signal, first},
 };
 use cairn_engine::{Admitted, Task};
@@ -21,8 +22,6 @@ use std::{
     time::Duration,
 };
 
-/// Requests that a ring takes before everybody else gets a turn: chains can be long, and reading them takes time.
-const TAKEN_IN_A_TURN: u32 = 64;
 /// How long a driver's counter of calls may be full when its ring stops, before it is left alone.
 const CALL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -44,6 +43,13 @@ struct Found {
     request: Result<(Chain, Request), Malformed>,
 }
 
+impl Found {
+    /// Descriptors that were read for it at most.
+    fn descriptors(&self, size: u16) -> u32 {
+        self.request.as_ref().map_or(u32::from(size) + MAX_DESCRIPTORS, |(chain, _)| chain.descriptors)
+    }
+}
+
 /// What a request holds while it is under way.
 struct Admission {
     /// None for what no limit applies to.
@@ -53,6 +59,7 @@ struct Admission {
 
 pub(crate) struct Vring {
     device: Rc<Device>,
+    size: u16,
     ring: RefCell<Ring>,
     /// The newest of the front-end's memories in which the ring is whole.
     memory: RefCell<Rc<Memory>>,
@@ -93,9 +100,10 @@ impl Vring {
         kick: Rc<OwnedFd>,
         tracker: Option<Tracker>,
     ) -> Result<Rc<Self>, Broken> {
-        let memory = device.memory();
+        let (memory, size) = (device.memory(), place.size);
         let (ring, left) = Ring::new(place, &memory, tracker)?;
         let vring = Rc::new(Self {
+            size,
             ring: RefCell::new(ring),
             memory: RefCell::new(memory),
             call: RefCell::new(events.call.clone()),
@@ -180,35 +188,37 @@ impl Vring {
     }
 
     /// Reads the request that begins at a head.
-    fn find(&self, head: u16) -> Found {
+    fn find(&self, head: u16, share: &mut Share) -> Found {
         let memory = self.memory();
         let chain = self.ring.borrow().chain(&memory, head);
         let request = chain.and_then(|chain| {
             let request = Request::read(&chain, &memory, self.device.volume.size())?;
             Ok((chain, request))
         });
-        Found { head, memory, request }
+        let found = Found { head, memory, request };
+        share.spend(found.descriptors(self.size));
+        found
     }
 
     /// Waits until a request may be taken from its ring: the one place where requests wait. None when the ring is over before the limits
-    /// have let it go: then it stays where it is. (The wait for memory is short, since only those that limits have let go hold any.)
+    /// have let it go: then it stays where it is. Afterwards it has used its part of them and is taken, also from a ring that is stopped
+    /// while it waits for memory. (That is short: only requests that limits have let go hold any.)
     async fn admit(&self, found: &Found) -> Option<Admission> {
-        let request = found.request.as_ref().ok().map(|(_, request)| request);
-        let let_go = self.device.let_go(request.and_then(blk::limited));
+        let request = found.request.as_ref().ok();
+        let let_go = self.device.let_go(request.and_then(|(_, request)| blk::limited(request)));
+        let cost = request.map_or(0, |(chain, request)| blk::cost(chain, request));
         match first(let_go, self.over.until(|| self.is_over())).await {
-            First::A(limits) => Some(Admission { limits, _room: self.device.room(request.map_or(0, blk::cost)).await }),
+            First::A(limits) => Some(Admission { limits, _room: self.device.room(cost).await }),
             First::B(()) => None,
         }
     }
 
     /// Takes everything that is in the ring, and asks for kicks.
-    async fn take_available(self: &Rc<Self>) -> Result<(), Broken> {
-        let mut taken = 0u32;
-        while !self.is_over() {
-            if taken == TAKEN_IN_A_TURN {
-                taken = 0;
-                // A timer ends in the next turn, so others get theirs, and the device's completions are seen.
-                self.device.reactor.sleep(Duration::from_micros(1)).await;
+    async fn take_available(self: &Rc<Self>, share: &mut Share) -> Result<(), Broken> {
+        loop {
+            share.get().await;
+            if self.is_over() {
+                return Ok(());
             }
             let memory = self.memory();
             whole(&memory)?;
@@ -221,15 +231,13 @@ impl Vring {
                 ring.refuse_kicks(&memory)?;
                 continue;
             };
-            let found = self.find(head);
+            let found = self.find(head, share);
             let admission = self.admit(&found).await;
-            if let Some(admission) = admission.filter(|_| !self.is_over()) {
+            if let Some(admission) = admission.filter(|_| !self.broken.get()) {
                 self.ring.borrow_mut().take(head);
                 self.carry_out(found, admission);
-                taken += 1;
             }
         }
-        Ok(())
     }
 
     /// Gives a request that was taken to a task of its own.
@@ -264,20 +272,26 @@ fn whole(memory: &Memory) -> Result<(), Broken> {
 /// Takes requests until the ring is stopped or breaks.
 async fn serve(ending: Ending, kick: Rc<OwnedFd>, left: Vec<u16>) {
     let vring = &ending.0;
+    let mut share = Share::of(&vring.device.turns);
     for head in left {
-        let found = vring.find(head);
+        share.get().await;
+        let found = vring.find(head, &mut share);
         // The books still say that it is in flight: if this ring is stopped first, the next one does it.
         let Some(admission) = vring.admit(&found).await else { return };
         vring.carry_out(found, admission);
     }
     loop {
-        if let Err(broken) = vring.take_available().await {
+        if let Err(broken) = vring.take_available(&mut share).await {
             return vring.break_off(&broken);
         }
-        match first(vring.over.until(|| vring.is_over()), vring.device.reactor.take_event(&kick)).await {
-            First::A(()) => return,
-            First::B(Ok(_)) => {}
-            First::B(Err(e)) => return vring.break_off(&Broken(format!("its kicks cannot be received: {e}"))),
+        // A ring that begins behind this one looks once and then counts on kicks: none may be taken from it.
+        let over = vring.over.until(|| vring.is_over());
+        let kicked = vring.device.reactor.take_event_until(&kick, over).await;
+        if vring.is_over() {
+            return;
+        }
+        if let Err(e) = kicked {
+            return vring.break_off(&Broken(format!("its kicks cannot be received: {e}")));
         }
         let refused = vring.ring.borrow_mut().refuse_kicks(&vring.memory());
         if let Err(broken) = refused {

@@ -1,9 +1,9 @@
-//! Waiting within one thread: for a condition that another task changes, or for the first of two futures.
+//! Waiting within one thread: for a condition that another task changes, for the first of two futures, for all of many.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Poll, Waker},
 };
 
@@ -49,4 +49,38 @@ pub(crate) async fn first<A, B>(a: impl Future<Output = A>, b: impl Future<Outpu
         Poll::Pending => b.as_mut().poll(cx).map(First::B),
     })
     .await
+}
+
+/// Runs all of them until each has ended.
+pub(crate) async fn all<F: Future<Output = ()>>(futures: impl Iterator<Item = F>) {
+    let mut left: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
+    poll_fn(|cx| {
+        left.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        if left.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// What one task at a time may do.
+#[derive(Default)]
+pub(crate) struct Lock {
+    taken: Cell<bool>,
+    free: Signal,
+}
+
+/// Held by whoever may.
+pub(crate) struct Locked<'a>(&'a Lock);
+
+impl Lock {
+    pub(crate) async fn lock(&self) -> Locked<'_> {
+        self.free.until(|| !self.taken.replace(true)).await;
+        Locked(self)
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.0.taken.set(false);
+        self.0.free.notify();
+    }
 }

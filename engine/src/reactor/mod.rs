@@ -11,11 +11,11 @@ mod queue;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     ops::Range,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -243,21 +243,49 @@ impl Reactor {
     }
 
     /// Waits until the counter of an `eventfd` is not zero; takes it. The descriptor stays open until the kernel is done with it. Dropped
-    /// early, it may have taken the counter already.
+    /// early, it may take the counter all the same, then or later: see [`take_event_until`](Self::take_event_until).
     ///
     /// # Errors
     /// What `read` reports; `ECANCELED` when the reactor stops.
     pub async fn take_event(&self, fd: &Rc<OwnedFd>) -> io::Result<u64> {
+        let taken = self.take_event_until(fd, std::future::pending()).await?;
+        taken.ok_or_else(|| io::ErrorKind::Interrupted.into())
+    }
+
+    /// As [`take_event`](Self::take_event), for as long as `over` has not ended: then it gives up, and returns when the kernel has, so that
+    /// what is counted from then on is left for others. None when it gave up and had taken nothing.
+    ///
+    /// # Errors
+    /// As [`take_event`](Self::take_event).
+    pub async fn take_event_until(&self, fd: &Rc<OwnedFd>, over: impl Future<Output = ()>) -> io::Result<Option<u64>> {
+        let (mut over, mut given_up) = (pin!(over), false);
         loop {
-            let done = self.submit(Op::TakeEvent { fd: fd.clone(), value: Box::new(0) }).await;
+            let mut taking = self.submit(Op::TakeEvent { fd: fd.clone(), value: Box::new(0) });
+            let done = poll_fn(|cx| {
+                if !given_up && over.as_mut().poll(cx).is_ready() {
+                    given_up = true;
+                    taking.cancel();
+                }
+                Pin::new(&mut taking).poll(cx)
+            });
+            let done = done.await;
             match (done.result, done.op) {
-                (Ok(8), Op::TakeEvent { value, .. }) => return Ok(*value),
-                // Somebody else took it first.
+                (Ok(8), Op::TakeEvent { value, .. }) => return Ok(Some(*value)),
+                (Ok(_), _) => return Err(io::ErrorKind::InvalidData.into()),
+                (Err(_), _) if given_up => return Ok(None),
+                // Somebody else took it first. Waiting for the next one takes nothing.
                 (Err(e), _) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let _events = self.poll(fd.as_raw_fd(), libc::POLLIN).await?;
+                    let mut there = pin!(self.poll(fd.as_raw_fd(), libc::POLLIN));
+                    let there = poll_fn(|cx| match over.as_mut().poll(cx) {
+                        Poll::Ready(()) => Poll::Ready(None),
+                        Poll::Pending => there.as_mut().poll(cx).map(Some),
+                    });
+                    match there.await {
+                        Some(events) => drop(events?),
+                        None => return Ok(None),
+                    }
                 }
                 (Err(e), _) => return Err(e),
-                (Ok(_), _) => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
     }
@@ -342,14 +370,12 @@ impl Reactor {
                 return ran > 0;
             }
             let mut batch = batch.into_iter();
-            for runnable in batch.by_ref() {
+            for runnable in batch.by_ref().take(TASKS_PER_TURN - ran) {
                 let _rescheduled = runnable.run();
                 ran += 1;
-                if ran >= TASKS_PER_TURN {
-                    break;
-                }
             }
-            if batch.len() > 0 {
+            // Also where nobody is left over: tasks that wake one another, each alone in its batch, would keep I/O waiting for ever.
+            if ran == TASKS_PER_TURN {
                 self.inner.shared.put_back(batch);
                 return true;
             }
@@ -428,6 +454,16 @@ pub(crate) struct Pending {
     token: Token,
     cancellable: bool,
     finished: bool,
+}
+
+impl Pending {
+    /// Has it end soon, with its result or with `ECANCELED`. Only for one that may wait.
+    fn cancel(&self) {
+        debug_assert!(self.cancellable && !self.finished);
+        if matches!(self.reactor.inner.ops.borrow()[self.token], OpState::Waiting(_)) {
+            self.reactor.inner.storage.borrow_mut().cancel(self.token);
+        }
+    }
 }
 
 impl Future for Pending {

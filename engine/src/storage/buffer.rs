@@ -91,11 +91,7 @@ impl IoBuf {
     /// A buffer of `len` bytes with unspecified (but initialised) contents: for data about to be read into it.
     #[must_use]
     pub fn with_len(len: usize) -> Self {
-        let capacity = match len {
-            0..=ALIGN => ALIGN,
-            _ if len <= KEPT_CAPACITY => KEPT_CAPACITY,
-            _ => len.next_multiple_of(ALIGN),
-        };
+        let capacity = Self::footprint(len);
         let kept = match capacity {
             ALIGN => SINGLE.try_with(Kept::take).ok().flatten(),
             KEPT_CAPACITY => LARGE.try_with(Kept::take).ok().flatten(),
@@ -107,6 +103,16 @@ impl IoBuf {
             NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
         });
         Self { ptr, len, capacity }
+    }
+
+    /// Bytes of memory that a buffer of `len` bytes takes.
+    #[must_use]
+    pub const fn footprint(len: usize) -> usize {
+        match len {
+            0..=ALIGN => ALIGN,
+            _ if len <= KEPT_CAPACITY => KEPT_CAPACITY,
+            _ => len.next_multiple_of(ALIGN),
+        }
     }
 
     /// A buffer of `len` zero bytes.

@@ -20,12 +20,15 @@ impl From<Error> for Status {
     }
 }
 
-/// Bytes of engine buffers that a request takes at a time.
-pub(crate) fn cost(request: &Request) -> usize {
-    match request {
-        Request::Read(range) | Request::Write(range) => range.length.min(PIECE) as usize,
+/// Bytes that a request holds at a time: its buffer, and what was read of its chain.
+pub(crate) fn cost(chain: &Chain, request: &Request) -> usize {
+    let buffer = match request {
+        Request::Read(range) | Request::Write(range) if range.length > 0 => {
+            IoBuf::footprint(range.length.min(PIECE) as usize)
+        }
         _ => 0,
-    }
+    };
+    buffer + chain.footprint()
 }
 
 /// What the limits of a volume are to be asked for. None for what they let go in any case.
@@ -82,6 +85,10 @@ async fn read(
     while done < range.length {
         let n = (range.length - done).min(PIECE);
         let data = admitted.read(range.offset + done, n as usize).await?;
+        // What is written to memory that was lost goes to pages of this process.
+        if !memory.is_whole() {
+            return Err(Fault.into());
+        }
         chain.copy_out(memory, done, &data)?;
         done += n;
     }

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 /// Bytes of a descriptor in a table.
 const DESCRIPTOR: u32 = 16;
 /// Descriptors of one chain at most, wherever they stand.
-const MAX_DESCRIPTORS: u32 = 1024;
+pub(crate) const MAX_DESCRIPTORS: u32 = 1024;
 
 /// A chain that says nothing that could be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,8 +26,12 @@ pub(crate) struct Chain {
     segments: Vec<Segment>,
     /// Where in `segments` those to write begin.
     first_writable: usize,
+    /// A descriptor to write was seen, of however many bytes.
+    writing: bool,
     pub(crate) readable: u64,
     pub(crate) writable: u64,
+    /// How many were read, in all tables.
+    pub(crate) descriptors: u32,
 }
 
 impl Chain {
@@ -43,6 +47,7 @@ impl Chain {
                 return Err(Malformed("a descriptor chain is longer than its table: it goes in a circle"));
             }
             left -= 1;
+            chain.descriptors += 1;
             if u32::from(index) >= size {
                 return Err(Malformed("a descriptor's number is beyond its table"));
             }
@@ -75,19 +80,27 @@ impl Chain {
     fn push(&mut self, descriptor: Descriptor) -> Result<(), Malformed> {
         let length = descriptor.len();
         if descriptor.is_write_only() {
+            self.writing = true;
             self.writable += u64::from(length);
         } else {
-            if self.writable > 0 || self.segments.len() > self.first_writable {
+            if self.writing {
                 return Err(Malformed("a descriptor to read behind one to write"));
             }
             self.readable += u64::from(length);
-            self.first_writable += 1;
+            self.first_writable += usize::from(length > 0);
         }
         if self.readable + self.writable > u64::from(u32::MAX) {
             return Err(Malformed("a descriptor chain of more than 4 GiB"));
         }
-        self.segments.push(Segment { address: descriptor.addr().0, length });
+        if length > 0 {
+            self.segments.push(Segment { address: descriptor.addr().0, length });
+        }
         Ok(())
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn footprint(&self) -> usize {
+        self.segments.capacity() * size_of::<Segment>()
     }
 
     /// Copies what the driver gives, from byte `skip` on.
@@ -176,6 +189,8 @@ mod tests {
         put(&memory, 0x8000, &[(0x6000, 0, NEXT, 1), (0x6100, 4, NEXT | WRITE, 2), (0x6200, 6, WRITE, 0)]);
         let chain = Chain::read(&memory, TABLE, 8, 0).unwrap();
         assert_eq!((chain.readable, chain.writable), (8, 10));
+        // Only what has bytes is kept, and all that was read is counted.
+        assert_eq!((chain.segments.len(), chain.descriptors), (4, 6));
         memory.write(GuestAddress(0x4000), b"abc").unwrap();
         memory.write(GuestAddress(0x5000), b"defgh").unwrap();
         let mut out = [0; 6];
@@ -240,7 +255,8 @@ mod tests {
             let memory = memory(0x10000);
             put(&memory, TABLE.0, &entries);
             if let Ok(chain) = Chain::read(&memory, TABLE, 8, head) {
-                prop_assert!(chain.segments.len() <= 1032);
+                prop_assert!(chain.segments.len() <= 1032 && chain.descriptors <= 1032);
+                prop_assert!(chain.segments.len() * 16 <= chain.footprint());
                 let sum: u64 = chain.segments.iter().map(|s| u64::from(s.length)).sum();
                 prop_assert_eq!(sum, chain.readable + chain.writable);
                 let mut some = vec![0; 4096];

@@ -7,7 +7,7 @@ mod inflight;
 mod split;
 
 pub(crate) use {
-    chain::{Chain, Malformed},
+    chain::{Chain, MAX_DESCRIPTORS, Malformed},
     inflight::{InflightRegion, Tracker},
     split::{Broken, Place, Ring},
 };

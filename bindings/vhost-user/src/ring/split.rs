@@ -9,7 +9,7 @@ use super::{Chain, Malformed, Tracker};
 use crate::{memory::Memory, protocol::RingAddresses};
 use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// In the available ring's flags: the driver wants no calls.
 const NO_INTERRUPT: u16 = 1;
@@ -26,6 +26,25 @@ pub(crate) struct Place {
     /// Index of the next head in the available ring.
     pub(crate) base: u16,
     pub(crate) event_index: bool,
+}
+
+impl Place {
+    /// Whether all of the ring is in memory.
+    pub(crate) fn is_within(&self, memory: &Memory) -> bool {
+        self.addresses.find(self.size, memory).is_some()
+    }
+}
+
+impl RingAddresses {
+    /// Where a ring of `size` is for the guest: descriptors, available ring, used ring. None while a part of one is nowhere.
+    fn find(&self, size: u16, memory: &Memory) -> Option<[GuestAddress; 3]> {
+        let size = usize::from(size);
+        // Flags, index and the event's index beside the entries.
+        let parts = [(self.descriptors, 16 * size), (self.available, 6 + 2 * size), (self.used, 6 + 8 * size)];
+        let [descriptors, available, used] = parts
+            .map(|(user, length)| memory.guest_address(user).filter(|&start| memory.guest.check_range(start, length)));
+        Some([descriptors?, available?, used?])
+    }
 }
 
 /// A ring that is being served.
@@ -71,15 +90,11 @@ impl Ring {
 
     /// Finds the ring in memory whose regions have changed.
     pub(crate) fn move_to(&mut self, addresses: RingAddresses, memory: &Memory) -> Result<(), Broken> {
-        let find =
-            |user: u64| memory.guest_address(user).ok_or_else(|| broken(format!("{user:#x} is outside of memory")));
-        self.queue.try_set_desc_table_address(find(addresses.descriptors)?).map_err(broken)?;
-        self.queue.try_set_avail_ring_address(find(addresses.available)?).map_err(broken)?;
-        self.queue.try_set_used_ring_address(find(addresses.used)?).map_err(broken)?;
-        match self.queue.is_valid(&memory.guest) {
-            true => Ok(()),
-            false => Err(broken("a part of it is outside of memory")),
-        }
+        let found = addresses.find(self.size, memory);
+        let [descriptors, available, used] = found.ok_or_else(|| broken("a part of it is outside of memory"))?;
+        self.queue.try_set_desc_table_address(descriptors).map_err(broken)?;
+        self.queue.try_set_avail_ring_address(available).map_err(broken)?;
+        self.queue.try_set_used_ring_address(used).map_err(broken)
     }
 
     /// The next head, which stays where it is.

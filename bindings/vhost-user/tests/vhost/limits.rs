@@ -1,6 +1,6 @@
 //! Requests that limits hold back: they wait in their ring, and nobody has to wait for them.
 
-use crate::{fixture::*, front_end::*, ring::*};
+use crate::{fixture::*, front_end::*, reactor::while_busy, ring::*};
 use cairn_vhost_user::{Options, Server};
 use pollster::block_on;
 use std::{
@@ -99,6 +99,37 @@ fn a_ring_that_is_stopped_keeps_what_waits() {
     fixture.limit("total_bytes_sec", None);
     assert_eq!((ring.wait().2, ring.wait().2), (0, 0));
     assert_eq!(ring.stop(&front_end), 3);
+}
+
+/// Nor where limits have let it go and it waits for memory when its ring is stopped.
+#[test]
+fn what_is_not_taken_uses_nothing_up() {
+    let fixture = Fixture::with(Options { in_flight_bytes: 4 << 20, ..Options::default() });
+    let (guest, front_end) = (Guest::new(), fixture.connect());
+    front_end.set_up(&guest, FEATURES & !F_FLUSH);
+    let mut carried_out = 0;
+    for round in 0..20 {
+        let mut first = Ring::new(&guest, 0, 64, 0x10000);
+        let mut second = Ring::new(&guest, 1, 64, 0x40000);
+        guest.memory.write_slice(&[0; 0x60000], GuestAddress(0x10000)).unwrap();
+        first.start(&front_end, 0);
+        second.start(&front_end, 0);
+        while_busy(&fixture.pool, || {
+            for _ in 0..4 {
+                first.put(OUT, 0, DATA, 4 << 20, false).unwrap();
+            }
+            second.put(OUT, 0, DATA, 4 << 20, false).unwrap();
+            first.kick();
+            second.kick();
+            front_end.send(GET_VRING_BASE, 0, &pair(1, 0), &[]);
+        });
+        let taken = u64::from(front_end.reply(GET_VRING_BASE).0[4]);
+        (0..4).for_each(|_| assert_eq!(first.wait().2, 0));
+        carried_out += 4 + taken;
+        assert_eq!((first.stop(&front_end), u64::from(second.used_index())), (4, taken));
+        let counted = block_on(fixture.pool.volume_stats()).unwrap()[0].flows.write.requests;
+        assert_eq!(counted, carried_out, "round {round}: {taken} of the second ring");
+    }
 }
 
 #[test]

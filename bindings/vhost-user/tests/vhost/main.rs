@@ -2,12 +2,18 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod bounds;
 mod driver;
 mod fixture;
 mod front_end;
 mod hostile;
+mod kicks;
 mod killed;
 mod lifecycle;
 mod limits;
+mod list;
+mod reactor;
+mod regions;
 mod ring;
 mod transfer;
+mod turns;
