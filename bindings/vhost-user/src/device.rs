@@ -3,6 +3,7 @@
 use crate::{
     blk::{self, F_EVENT_INDEX, F_FLUSH, WRITEBACK},
     client::Record,
+    mapping::Budget,
     memory::Memory,
     options::Options,
     protocol::F_PROTOCOL_FEATURES,
@@ -28,6 +29,8 @@ pub(crate) struct Device {
     writeback: Cell<bool>,
     /// The front-end keeps the books of what is in flight, to go on with another back-end.
     pub(crate) tracked: Cell<bool>,
+    /// What the front-end may have mapped.
+    pub(crate) budget: Arc<Budget>,
     memory: RefCell<Rc<Memory>>,
     /// Bytes of engine buffers that requests in flight hold.
     bytes: Cell<usize>,
@@ -66,6 +69,7 @@ impl Device {
             features: Cell::new(0),
             writeback: Cell::new(true),
             tracked: Cell::new(false),
+            budget: Arc::default(),
             memory: RefCell::default(),
             bytes: Cell::new(0),
             room: Signal::default(),

@@ -5,7 +5,7 @@
 
 use crate::{
     client::{Directory, Record},
-    descriptors,
+    descriptors::{self, Connection, Count, Foreign},
     device::Device,
     listen::{self, SocketFile},
     options::Options,
@@ -14,11 +14,15 @@ use crate::{
     wake::{First, Signal, first},
     wire::Wire,
 };
-use cairn_engine::{Error, ErrorKind, LocalPool, Result, Target};
+use cairn_engine::{Error, ErrorKind, LocalPool, Reactor, Result, Target};
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, accept_with},
+};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::AsFd,
     path::PathBuf,
     rc::{Rc, Weak},
     sync::Arc,
@@ -64,6 +68,8 @@ struct Export {
     busy: Cell<bool>,
     /// Whether a front-end has still to be finished with.
     draining: Cell<bool>,
+    /// Its socket, its front-ends, and what these have sent.
+    open: Count,
     changed: Signal,
 }
 
@@ -172,10 +178,13 @@ impl Serving {
             stopping: Cell::new(false),
             busy: Cell::new(false),
             draining: Cell::new(false),
+            open: Count::default(),
             changed: Signal::default(),
         });
         self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
         self.directory.add(name, path.clone());
+        // Foreign for what is in its queue: connections, with what was sent over them.
+        let listener = Rc::new(Foreign::new(listener, &export.open));
         let accepting = Accepting { server: Rc::clone(self), export };
         self.pool.reactor().spawn(accept_front_ends(accepting, listener)).detach();
         Ok(path)
@@ -219,7 +228,7 @@ impl Serving {
         self.changed.until(|| self.exports.borrow().is_empty()).await;
     }
 
-    fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: OwnedFd) {
+    fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: Connection) {
         // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door.
         let target = export.source.get().target(&self.pool);
         let Some(volume) = target.and_then(|target| self.pool.open(&target).ok()) else { return };
@@ -256,7 +265,7 @@ impl Drop for Served {
     }
 }
 
-async fn serve_front_end(served: Served, device: Rc<Device>, socket: Rc<OwnedFd>) {
+async fn serve_front_end(served: Served, device: Rc<Device>, socket: Rc<Connection>) {
     let wire = Wire::new(device.reactor.clone(), Rc::clone(&socket));
     let export = &served.export;
     let session = Session::new(device);
@@ -280,12 +289,27 @@ impl Drop for Accepting {
     }
 }
 
-async fn accept_front_ends(accepting: Accepting, listener: OwnedFd) {
+/// The next connection, once the system and the export have a descriptor for it.
+async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, open: &Count) -> std::io::Result<Connection> {
+    loop {
+        while !open.has_room() {
+            reactor.sleep(ACCEPT_PAUSE).await;
+        }
+        let _events = reactor.poll_held(listener, libc::POLLIN).await?;
+        match accept_with(listener.as_fd(), SocketFlags::CLOEXEC) {
+            Ok(socket) => return Ok(Connection::new(socket, open)),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn accept_front_ends(accepting: Accepting, listener: Rc<Foreign>) {
     let Accepting { server, export } = &accepting;
     let reactor = server.pool.reactor();
     while !export.stopping.get() {
         let stopped = || export.changed.until(|| export.stopping.get());
-        match first(stopped(), reactor.accept(listener.as_raw_fd())).await {
+        match first(stopped(), accept(reactor, &listener, &export.open)).await {
             First::A(()) => break,
             // One at a time: two guests that write to one disk destroy it. At once, or it would wait for an answer that never comes.
             First::B(Ok(socket)) if export.busy.get() => drop(socket),
@@ -303,7 +327,7 @@ async fn accept_front_ends(accepting: Accepting, listener: OwnedFd) {
         }
     }
     export.stop();
-    // Deaf at once: the accept that was dropped may hold the socket for a moment longer than this task.
+    // Deaf at once: the socket may be held for longer than this task.
     descriptors::deafen(&listener);
     drop(listener);
     export.changed.until(|| !export.draining.get()).await;

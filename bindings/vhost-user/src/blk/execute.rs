@@ -82,6 +82,10 @@ async fn read(
     while done < range.length {
         let n = (range.length - done).min(PIECE);
         let data = admitted.read(range.offset + done, n as usize).await?;
+        if !memory.is_whole() {
+            // What is copied there takes memory of this process.
+            return Err(Fault.into());
+        }
         chain.copy_out(memory, done, &data)?;
         done += n;
     }

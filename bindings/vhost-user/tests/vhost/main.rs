@@ -2,6 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod attacker;
+mod calls;
+mod closing;
 mod driver;
 mod fixture;
 mod front_end;
@@ -9,5 +12,7 @@ mod hostile;
 mod killed;
 mod lifecycle;
 mod limits;
+mod lost;
+mod memory;
 mod ring;
 mod transfer;
