@@ -1,18 +1,30 @@
-//! Descriptors that a front-end sends: what they are is found out before anything is done with them, closing included.
+//! Descriptors that a front-end sends: what they are is found out before anything is done with them.
 //!
-//! Only three kinds are taken, and with none of them can a system call wait for somebody else's good will: eventfds (used through the
-//! reactor only), files in memory (`memfd`, `/dev/shm`, hugetlbfs) and unix sockets (used with `MSG_DONTWAIT`). A file of a network or
-//! user-space file system could hold up its reader, and even who closes it.
+//! Only three kinds are taken, and none is used in a way that could wait for somebody else's good will: eventfds (through the reactor only),
+//! files in memory (`memfd`, `/dev/shm`, hugetlbfs), which are mapped and nothing else, and unix sockets (with `MSG_DONTWAIT`). A file of a
+//! network or user-space file system could hold up its reader.
+//!
+//! Closing is another matter: a unix socket closes what is in its queue, and a file in memory gives that memory back, which takes its time. So
+//! only eventfds are closed by whoever drops them. Of all others, an export has a bounded number open.
 
+use crate::aside::{Aside, CLOSING, FREEING};
 use rustix::{
     fs::fcntl_get_seals,
     io::Errno,
     net::{AddressFamily, Shutdown, shutdown, sockopt},
 };
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
-    thread,
+    ops::Deref,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
+
+/// Descriptors that an export may have open when it takes more.
+const MAX_OPEN: usize = 64;
 
 /// What a descriptor refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +53,122 @@ impl Kind {
     }
 }
 
-/// Keeps those that are of a kind that is taken; the others are closed by a thread of their own, which may wait for that. Whether all were kept.
-pub(crate) fn keep_known(fds: &mut Vec<OwnedFd>) -> bool {
-    let strange: Vec<OwnedFd> = fds.extract_if(.., |fd| Kind::of(fd).is_none()).collect();
-    let all = strange.is_empty();
-    if !all {
-        // Without a thread, they are closed here when the closure is dropped.
-        let _closing = thread::Builder::new().name("cairn-close".into()).spawn(move || drop(strange));
+/// Counts the descriptors that an export has open, those that are still to be closed among them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    /// Whether so few are open that there may be more: otherwise, whoever connects and goes, or sends some again and again, would have the
+    /// process run out of descriptors while closing one of them waits.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < MAX_OPEN
     }
-    all
+}
+
+/// A descriptor, open until this is dropped.
+#[derive(Debug)]
+struct Open {
+    fd: OwnedFd,
+    // Behind the descriptor, so that it is counted until it is closed.
+    counted: Counted,
+}
+
+#[derive(Debug)]
+struct Counted(Count);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let _before = self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A descriptor whose last close may wait: whoever drops it does not.
+pub(crate) struct Foreign(Aside<Open>);
+
+impl Foreign {
+    pub(crate) fn new(fd: OwnedFd, count: &Count) -> Self {
+        let lane = if Kind::of(&fd) == Some(Kind::Memory) { &FREEING } else { &CLOSING };
+        let _before = count.0.fetch_add(1, Ordering::Relaxed);
+        Self(Aside::new(Open { fd, counted: Counted(count.clone()) }, lane))
+    }
+
+    /// Another one that counts for the same export.
+    pub(crate) fn beside(&self, fd: OwnedFd) -> Self {
+        Self::new(fd, &self.0.counted.0)
+    }
+
+    /// Whether its export may have more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.counted.0.has_room()
+    }
+
+    /// An eventfd, which may be closed anywhere.
+    pub(crate) fn into_event(self) -> Rc<OwnedFd> {
+        Rc::new(self.0.into_inner().fd)
+    }
+}
+
+impl Deref for Foreign {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.0.fd
+    }
+}
+
+impl AsFd for Foreign {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Foreign {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.fd.as_raw_fd()
+    }
+}
+
+impl std::fmt::Debug for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fd.fmt(f)
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl From<OwnedFd> for Foreign {
+    fn from(fd: OwnedFd) -> Self {
+        Self::new(fd, &Count::default())
+    }
+}
+
+/// The socket of a front-end. The other end sees the end of it when this is dropped, however long closing takes.
+pub(crate) struct Connection(Foreign);
+
+impl Connection {
+    pub(crate) fn new(fd: OwnedFd, count: &Count) -> Self {
+        Self(Foreign::new(fd, count))
+    }
+}
+
+impl Deref for Connection {
+    type Target = Foreign;
+
+    fn deref(&self) -> &Foreign {
+        &self.0
+    }
+}
+
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The other end may be gone already.
+        shutdown(&self.0, Shutdown::Both).ok();
+    }
 }
 
 /// Lets nobody connect to a listening socket any more, whoever else has it open.
@@ -65,7 +184,7 @@ mod tests {
         event::{EventfdFlags, eventfd},
         fs::{MemfdFlags, memfd_create},
     };
-    use std::{fs::File, net::TcpListener, os::unix::net::UnixStream};
+    use std::{fs::File, io::Read, net::TcpListener, os::unix::net::UnixStream};
 
     #[test]
     fn only_three_kinds_are_known() {
@@ -85,10 +204,22 @@ mod tests {
         for fd in &strange {
             assert_eq!(Kind::of(fd), None, "{fd:?}");
         }
-        let mut fds = vec![event, socket];
-        assert!(keep_known(&mut fds));
-        fds.extend(strange);
-        assert!(!keep_known(&mut fds));
-        assert_eq!(fds.len(), 2);
+    }
+
+    #[test]
+    fn descriptors_count_until_they_are_closed() {
+        let count = Count::default();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let connection = Connection::new(ours.into(), &count);
+        let others: Vec<_> = (1..MAX_OPEN).map(|_| connection.beside(theirs.try_clone().unwrap().into())).collect();
+        assert!(!count.has_room());
+        drop(connection);
+        assert_eq!((&theirs).read(&mut [0]).unwrap(), 0, "told at once");
+        drop((theirs, others));
+        while count.0.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        let event = Foreign::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap(), &count).into_event();
+        assert!(Kind::of(&event) == Some(Kind::Event) && count.has_room());
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     blocking::elsewhere,
     client::Record,
     list::List,
+    mapping::Budget,
     memory::Memory,
     options::Options,
     protocol::F_PROTOCOL_FEATURES,
@@ -62,6 +63,8 @@ pub(crate) struct Device {
     cache: CacheMode,
     /// The front-end keeps the books of what is in flight, to go on with another back-end.
     pub(crate) tracked: Cell<bool>,
+    /// What the front-end may have mapped.
+    pub(crate) budget: Arc<Budget>,
     memory: RefCell<Rc<Memory>>,
     /// Bytes that requests in flight hold: engine buffers, and what was read of their chains.
     bytes: Cell<usize>,
@@ -103,6 +106,7 @@ impl Device {
             features: Cell::new(0),
             cache,
             tracked: Cell::new(false),
+            budget: Arc::default(),
             memory: RefCell::default(),
             bytes: Cell::new(0),
             room: Signal::default(),

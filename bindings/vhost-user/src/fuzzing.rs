@@ -2,12 +2,13 @@
 
 use crate::{
     blk::Request,
+    descriptors::Foreign,
     memory::Memory,
     protocol::{HEADER, Header, Message, Region},
     ring::{Chain, InflightRegion},
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use std::{os::fd::OwnedFd, rc::Rc};
+use std::{os::fd::OwnedFd, rc::Rc, sync::Arc};
 use vm_memory::GuestAddress;
 
 /// Bytes of the guest that [`chain`] looks into.
@@ -28,12 +29,12 @@ pub fn message(input: &[u8]) -> bool {
     let Some((head, body)) = rest.split_first_chunk::<HEADER>() else { return false };
     let Ok(header) = Header::parse(head) else { return false };
     let body = body.get(..header.size).unwrap_or(body);
-    let files = (0..count % 9).filter_map(|_| file(4096)).collect();
+    let files = (0..count % 9).filter_map(|_| file(4096).map(Foreign::from)).collect();
     match Message::parse(header.request, body, files) {
-        Ok(Message::SetMemTable(table)) => Memory::map(table).is_ok(),
-        Ok(Message::AddMemReg(region, file)) => Memory::default().with(region, file).is_ok(),
+        Ok(Message::SetMemTable(table)) => Memory::map(table, &Arc::default()).is_ok(),
+        Ok(Message::AddMemReg(region, file)) => Memory::default().with(region, file, &Arc::default()).is_ok(),
         Ok(Message::SetInflightFd(info, file)) => {
-            InflightRegion::open(file, info.offset, info.size, info.queues, info.queue_size).is_ok()
+            InflightRegion::open(&file, info.offset, info.size, info.queues, info.queue_size, &Arc::default()).is_ok()
         }
         Ok(Message::Unknown(_)) | Err(_) => false,
         Ok(_) => true,
@@ -45,7 +46,9 @@ pub fn message(input: &[u8]) -> bool {
 pub fn chain(input: &[u8]) -> bool {
     let Some((&head, content)) = input.split_first() else { return false };
     let region = Region { guest: 0, size: MEMORY, user: 0, offset: 0 };
-    let Some(Ok(memory)) = file(MEMORY).map(|file| Memory::map(vec![(region, file)])) else { return false };
+    let Some(Ok(memory)) = file(MEMORY).map(|file| Memory::map(vec![(region, file.into())], &Arc::default())) else {
+        return false;
+    };
     let content = content.get(..MEMORY as usize).unwrap_or(content);
     if memory.write(GuestAddress(0), content).is_err() {
         return false;
@@ -73,7 +76,7 @@ pub fn in_flight(input: &[u8]) -> bool {
     if rustix::io::pwrite(&copy, content, 0) != Ok(content.len()) {
         return false;
     }
-    let Ok(region) = InflightRegion::open(file, 0, size, 1, RING) else { return false };
+    let Ok(region) = InflightRegion::open(&file.into(), 0, size, 1, RING, &Arc::default()) else { return false };
     let Some(mut books) = Rc::new(region).queue(0, RING) else { return false };
     let heads = books.recover(u16::from_ne_bytes(*used));
     assert!(heads.iter().all(|&head| head < RING), "heads beyond the ring: {heads:?}");

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod aside;
 mod blk;
 mod blocking;
 mod bus;
@@ -22,6 +23,7 @@ mod device;
 pub mod fuzzing;
 mod list;
 mod listen;
+mod mapping;
 mod memory;
 mod options;
 mod protocol;

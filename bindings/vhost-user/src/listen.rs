@@ -27,7 +27,7 @@ fn identity(path: &Path) -> Result<(u64, u64)> {
 }
 
 impl SocketFile {
-    /// Listens at a path. A socket that nobody listens on any more is replaced.
+    /// Listens at a path, with a socket that keeps nobody waiting. A socket that nobody listens on any more is replaced.
     pub(crate) fn bind(path: PathBuf) -> Result<(OwnedFd, Self)> {
         let address = SocketAddrUnix::new(&path).map_err(|_| {
             let text =
@@ -37,6 +37,7 @@ impl SocketFile {
         make_way(&path, &address)?;
         let failed = |e| Error::io(format!("cannot listen on {}", path.display()), e);
         let socket = UnixListener::bind(&path).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
         let identity = identity(&path)?;
         Ok((socket.into(), Self { path, identity }))
     }

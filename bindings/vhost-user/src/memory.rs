@@ -6,108 +6,82 @@
 //! - No access can end the process ([`bus`]); what was read from a mapping counts only while [`Memory::is_whole`].
 
 use crate::{
-    bus::{self, Guard},
+    bus,
+    descriptors::Foreign,
+    mapping::{Budget, MAX_BYTES, Mapping},
     protocol::Region,
 };
-use rustix::fs::{SealFlags, fcntl_add_seals, fstat, fstatfs};
-use std::{fs::File, os::fd::OwnedFd, sync::Arc};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use std::{cell::Cell, sync::Arc};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-/// Regions of one front-end at most.
-pub(crate) const MAX_REGIONS: usize = 64;
-/// Bytes that one front-end may have mapped.
-const MAX_BYTES: u64 = 4 << 40;
-/// `f_type` of hugetlbfs.
-const HUGETLBFS: u64 = 0x958458f6;
+pub(crate) use crate::mapping::MAX_REGIONS;
 
 /// Bytes outside of the guest's memory, or memory that was taken away.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fault;
 
-/// A file in memory, mapped as a whole or in part.
-pub(crate) fn map(file: OwnedFd, offset: u64, size: u64) -> Result<MmapRegion, String> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
-    let end = offset.checked_add(size).filter(|&end| size > 0 && i64::try_from(end).is_ok());
-    let end = end.ok_or_else(|| format!("{size} bytes at {offset} of a file are none that can be mapped"))?;
-    let length = fstat(&file).map_err(|e| failed("a memory file's size", &e))?.st_size;
-    if i64::try_from(end).is_ok_and(|end| end > length) {
-        return Err(format!("a memory file of {length} bytes has none at {offset} to {end}"));
-    }
-    let system = fstatfs(&file).map_err(|e| failed("a memory file's file system", &e))?;
-    let page = if system.f_type as u64 & 0xffff_ffff == HUGETLBFS { system.f_bsize as u64 } else { 4096 };
-    if page == 0 || !offset.is_multiple_of(page) || (page > 4096 && !size.is_multiple_of(page)) {
-        return Err(format!("{size} bytes at {offset} of a memory file are not at the bounds of its pages ({page})"));
-    }
-    // From here on nobody can take the bytes away, if the file allows that; where it does not, there is the guard.
-    let _sealed = fcntl_add_seals(&file, SealFlags::SHRINK);
-    let size = usize::try_from(size).map_err(|e| failed("a region's size", &e))?;
-    MmapRegion::from_file(FileOffset::new(File::from(file), offset), size)
-        .map_err(|e| failed("a memory file cannot be mapped", &e))
-}
-
 /// A mapped region.
 #[derive(Clone)]
 struct Slot {
     region: Region,
-    guard: Arc<Guard>,
-    mapping: Arc<GuestRegionMmap>,
+    mapping: Arc<Mapping>,
+    /// The bytes of `mapping`.
+    bytes: Arc<GuestRegionMmap>,
 }
 
 impl Slot {
-    fn new(region: Region, file: OwnedFd) -> Result<Self, String> {
+    fn new(region: Region, file: &Foreign, budget: &Arc<Budget>) -> Result<Self, String> {
         let fits = |start: u64| start.checked_add(region.size).is_some();
         if !fits(region.guest) || !fits(region.user) {
             return Err(format!("a region of {} bytes goes beyond the last address", region.size));
         }
-        let mapping = map(file, region.offset, region.size)?;
-        let guard = Guard::over(mapping.as_ptr().addr(), mapping.size()).map_err(|e| e.to_string())?;
-        let mapping = GuestRegionMmap::new(mapping, GuestAddress(region.guest)).ok_or("a region has no place")?;
-        Ok(Self { region, guard: Arc::new(guard), mapping: Arc::new(mapping) })
+        let mapping = Mapping::of(file, region.offset, region.size, budget)?;
+        let bytes =
+            GuestRegionMmap::new(mapping.bytes()?, GuestAddress(region.guest)).ok_or("a region has no place")?;
+        Ok(Self { region, mapping: Arc::new(mapping), bytes: Arc::new(bytes) })
     }
 }
 
 /// The regions of a front-end at one time.
 #[derive(Default)]
 pub(crate) struct Memory {
-    // Before the mappings, so that guards go before them.
-    slots: Vec<Slot>,
+    /// The bytes of the slots.
     pub(crate) guest: GuestMemoryMmap,
-    /// Losses of the process when this was made, if nothing here was lost by then.
-    losses: Option<u64>,
+    slots: Vec<Slot>,
+    /// Losses of the process when nothing here was lost, as far as is known.
+    losses: Cell<Option<u64>>,
 }
 
 impl Memory {
     /// Maps a whole table.
-    pub(crate) fn map(table: Vec<(Region, OwnedFd)>) -> Result<Self, String> {
+    pub(crate) fn map(table: Vec<(Region, Foreign)>, budget: &Arc<Budget>) -> Result<Self, String> {
         let mapped = total(table.iter().map(|(region, _)| region.size));
         if mapped > MAX_BYTES {
             return Err(format!("{mapped} bytes of memory: {MAX_BYTES} are the most"));
         }
-        Self::of(table.into_iter().map(|(region, file)| Slot::new(region, file)).collect::<Result<_, _>>()?)
+        let slots = table.iter().map(|(region, file)| Slot::new(*region, file, budget));
+        Self::of(slots.collect::<Result<_, _>>()?)
     }
 
     fn of(mut slots: Vec<Slot>) -> Result<Self, String> {
-        // Before the look at the slots: what is lost after it makes a difference.
-        let losses = bus::losses();
-        let losses = slots.iter().all(|slot| slot.guard.is_whole()).then_some(losses);
         slots.sort_by_key(|slot| slot.region.guest);
-        let regions: Vec<_> = slots.iter().map(|slot| Arc::clone(&slot.mapping)).collect();
+        let regions: Vec<_> = slots.iter().map(|slot| Arc::clone(&slot.bytes)).collect();
         let guest = match regions.is_empty() {
             true => GuestMemoryMmap::new(),
             false => GuestMemoryMmap::from_arc_regions(regions).map_err(|e| format!("memory regions: {e}"))?,
         };
-        Ok(Self { slots, guest, losses })
+        Ok(Self { guest, slots, losses: Cell::default() })
     }
 
     /// With one region more.
-    pub(crate) fn with(&self, region: Region, file: OwnedFd) -> Result<Self, String> {
+    pub(crate) fn with(&self, region: Region, file: Foreign, budget: &Arc<Budget>) -> Result<Self, String> {
         if self.slots.len() >= MAX_REGIONS {
             return Err(format!("more than {MAX_REGIONS} regions of memory"));
         }
         if total(self.slots.iter().map(|slot| slot.region.size).chain([region.size])) > MAX_BYTES {
             return Err(format!("more than {MAX_BYTES} bytes of memory"));
         }
-        let slot = Slot::new(region, file)?;
+        let slot = Slot::new(region, &file, budget)?;
         Self::of(self.slots.iter().cloned().chain([slot]).collect())
     }
 
@@ -137,7 +111,14 @@ impl Memory {
 
     /// Whether no mapping has lost its file's bytes so far: otherwise, zeros may have been read.
     pub(crate) fn is_whole(&self) -> bool {
-        self.losses == Some(bus::losses()) || self.slots.iter().all(|slot| slot.guard.is_whole())
+        // Before the look at the slots: what is lost after it makes a difference.
+        let losses = bus::losses();
+        if self.losses.get() == Some(losses) {
+            return true;
+        }
+        let whole = self.slots.iter().all(|slot| slot.mapping.is_whole());
+        self.losses.set(whole.then_some(losses));
+        whole
     }
 
     /// Copies out of the guest.
@@ -158,18 +139,19 @@ fn total(sizes: impl Iterator<Item = u64>) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use rustix::fs::{MemfdFlags, fcntl_get_seals, ftruncate, memfd_create};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::os::fd::AsFd;
 
-    pub(crate) fn file(size: u64, flags: MemfdFlags) -> OwnedFd {
-        let file = memfd_create("guest", MemfdFlags::CLOEXEC | flags).unwrap();
+    fn file(size: u64) -> Foreign {
+        let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, size).unwrap();
-        file
+        file.into()
     }
 
     /// Memory of one region that begins at 0 for the guest.
     pub(crate) fn memory(size: u64) -> Memory {
         let region = Region { guest: 0, size, user: 0x7000_0000, offset: 0 };
-        Memory::map(vec![(region, file(size, MemfdFlags::ALLOW_SEALING))]).unwrap()
+        Memory::map(vec![(region, file(size))], &Arc::default()).unwrap()
     }
 
     const fn region(guest: u64, size: u64, offset: u64) -> Region {
@@ -178,17 +160,17 @@ pub(crate) mod tests {
 
     #[test]
     fn regions_are_found_by_both_of_their_addresses() {
-        let memory = Memory::map(vec![
-            (region(0x10000, 0x2000, 0x1000), file(0x3000, MemfdFlags::empty())),
-            (region(0, 0x1000, 0), file(0x1000, MemfdFlags::empty())),
-        ])
+        let memory = Memory::map(
+            vec![(region(0x10000, 0x2000, 0x1000), file(0x3000)), (region(0, 0x1000, 0), file(0x1000))],
+            &Arc::default(),
+        )
         .unwrap();
         assert_eq!(memory.guest_address(0x7001_1fff), Some(GuestAddress(0x11fff)));
         assert_eq!(memory.guest_address(0x7001_2000), None);
         assert_eq!(memory.guest_address(0), None);
         memory.write(GuestAddress(0xffc), &[1; 4]).unwrap();
         assert_eq!(memory.write(GuestAddress(0xffd), &[1; 4]), Err(Fault), "over the end of a region");
-        let more = memory.with(region(0x1000, 0x1000, 0), file(0x1000, MemfdFlags::empty())).unwrap();
+        let more = memory.with(region(0x1000, 0x1000, 0), file(0x1000), &Arc::default()).unwrap();
         more.write(GuestAddress(0xffd), &[2; 6]).unwrap();
         let mut four = [0; 4];
         memory.read(GuestAddress(0xffc), &mut four).unwrap();
@@ -196,7 +178,7 @@ pub(crate) mod tests {
         let less = more.without(region(0, 0x1000, 7)).unwrap();
         assert_eq!(less.read(GuestAddress(0), &mut four), Err(Fault));
         assert!(less.without(region(0, 0x1000, 0)).is_err());
-        assert!(less.with(region(0x1800, 0x1000, 0), file(0x1000, MemfdFlags::empty())).is_err(), "overlapping");
+        assert!(less.with(region(0x1800, 0x1000, 0), file(0x1000), &Arc::default()).is_err(), "overlapping");
     }
 
     #[test]
@@ -212,24 +194,33 @@ pub(crate) mod tests {
             (region(0, 8 << 40, 0), 16 << 40),
         ];
         for (region, size) in bad {
-            assert!(Memory::map(vec![(region, file(size, MemfdFlags::empty()))]).is_err(), "{region:?}");
+            assert!(Memory::map(vec![(region, file(size))], &Arc::default()).is_err(), "{region:?}");
         }
     }
 
     #[test]
-    fn files_are_sealed_against_shrinking_where_they_can_be() {
-        let sealable = file(0x1000, MemfdFlags::ALLOW_SEALING);
-        let kept = sealable.try_clone().unwrap();
-        let _memory = Memory::map(vec![(region(0, 0x1000, 0), sealable)]).unwrap();
-        assert!(fcntl_get_seals(&kept).unwrap().contains(SealFlags::SHRINK));
-        assert!(ftruncate(&kept, 0).is_err());
+    fn what_is_still_in_use_counts_until_it_is_unmapped() {
+        let budget = Arc::default();
+        let table = || Memory::map(vec![(region(0, 4 << 40, 0), file(4 << 40))], &budget);
+        let (first, _second) = (table().unwrap(), table().unwrap());
+        assert!(table().is_err(), "a third one");
+        drop(first);
+        while table().is_err() {
+            std::thread::yield_now();
+        }
+        let mut many = Memory::default();
+        let page = |i| region(i << 12, 0x1000, 0);
+        for i in 0..MAX_REGIONS as u64 {
+            many = many.with(page(i), file(0x1000), &Arc::default()).unwrap();
+        }
+        assert!(many.with(page(64), file(0x1000), &Arc::default()).is_err());
     }
 
     #[test]
     fn memory_that_is_cut_off_is_noticed_and_ends_nothing() {
-        let file = file(0x4000, MemfdFlags::empty());
-        let kept = file.try_clone().unwrap();
-        let memory = Memory::map(vec![(region(0, 0x4000, 0), file)]).unwrap();
+        let file = file(0x4000);
+        let kept = file.as_fd().try_clone_to_owned().unwrap();
+        let memory = Memory::map(vec![(region(0, 0x4000, 0), file)], &Arc::default()).unwrap();
         let other = self::memory(0x1000);
         memory.write(GuestAddress(0x3000), &[7; 8]).unwrap();
         assert!(memory.is_whole());
@@ -239,7 +230,7 @@ pub(crate) mod tests {
         assert_eq!(bytes, [0; 8]);
         assert!(!memory.is_whole(), "what was read is not the guest's");
         assert!(other.is_whole());
-        let with_more = memory.with(region(0x8000, 0x1000, 0), self::file(0x1000, MemfdFlags::empty())).unwrap();
+        let with_more = memory.with(region(0x8000, 0x1000, 0), self::file(0x1000), &Arc::default()).unwrap();
         assert!(!with_more.is_whole(), "nor does it become so");
         assert!(with_more.without(region(0, 0x4000, 0)).unwrap().is_whole());
         memory.write(GuestAddress(0x2000), &[7; 8]).unwrap();

@@ -8,7 +8,7 @@
 use crate::{
     blocking::elsewhere,
     client::{Directory, Record},
-    descriptors,
+    descriptors::{self, Connection, Count, Foreign},
     device::{CacheMode, Device},
     list::List,
     listen::{self, SocketFile},
@@ -18,11 +18,15 @@ use crate::{
     wake::{First, Lock, Signal, first},
     wire::Wire,
 };
-use cairn_engine::{Error, ErrorKind, LocalPool, Result, Target};
+use cairn_engine::{Error, ErrorKind, LocalPool, Reactor, Result, Target};
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, accept_with},
+};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::AsFd,
     path::PathBuf,
     rc::{Rc, Weak},
     sync::Arc,
@@ -73,6 +77,8 @@ struct Export {
     busy: Cell<bool>,
     /// Whether a front-end has still to be finished with.
     draining: Cell<bool>,
+    /// Its socket, its front-ends, and what these have sent.
+    open: Count,
     changed: Signal,
 }
 
@@ -257,10 +263,13 @@ impl Serving {
             leaving: Cell::new(false),
             busy: Cell::new(false),
             draining: Cell::new(false),
+            open: Count::default(),
             changed: Signal::default(),
         });
         let _none = self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
         self.directory.add(name, path.clone());
+        // Foreign for what is in its queue: connections, with what was sent over them.
+        let listener = Rc::new(Foreign::new(listener, &export.open));
         let accepting = Accepting { server: Rc::clone(self), export: Rc::clone(&export) };
         self.pool.reactor().spawn(accept_front_ends(accepting, listener)).detach();
         Ok((export, path))
@@ -322,7 +331,7 @@ impl Serving {
         drop(self.changing.lock().await);
     }
 
-    fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: OwnedFd) {
+    fn welcome(self: &Rc<Self>, export: &Rc<Export>, socket: Connection) {
         if export.leaving.get() {
             return;
         }
@@ -364,7 +373,7 @@ impl Drop for Served {
     }
 }
 
-async fn serve_front_end(served: Served, device: Rc<Device>, socket: Rc<OwnedFd>) {
+async fn serve_front_end(served: Served, device: Rc<Device>, socket: Rc<Connection>) {
     let wire = Wire::new(device.reactor.clone(), Rc::clone(&socket));
     let export = &served.export;
     let session = Session::new(device);
@@ -388,12 +397,27 @@ impl Drop for Accepting {
     }
 }
 
-async fn accept_front_ends(accepting: Accepting, listener: OwnedFd) {
+/// The next connection, once the system and the export have a descriptor for it.
+async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, open: &Count) -> std::io::Result<Connection> {
+    loop {
+        while !open.has_room() {
+            reactor.sleep(ACCEPT_PAUSE).await;
+        }
+        let _events = reactor.poll_held(listener, libc::POLLIN).await?;
+        match accept_with(listener.as_fd(), SocketFlags::CLOEXEC) {
+            Ok(socket) => return Ok(Connection::new(socket, open)),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn accept_front_ends(accepting: Accepting, listener: Rc<Foreign>) {
     let Accepting { server, export } = &accepting;
     let reactor = server.pool.reactor();
     while !export.stopping.get() {
         let stopped = || export.changed.until(|| export.stopping.get());
-        match first(stopped(), reactor.accept(listener.as_raw_fd())).await {
+        match first(stopped(), accept(reactor, &listener, &export.open)).await {
             First::A(()) => break,
             // One at a time: two guests that write to one disk destroy it. At once, or it would wait for an answer that never comes.
             First::B(Ok(socket)) if export.busy.get() => drop(socket),
@@ -411,7 +435,7 @@ async fn accept_front_ends(accepting: Accepting, listener: OwnedFd) {
         }
     }
     export.stop();
-    // Deaf at once: the accept that was dropped may hold the socket for a moment longer than this task.
+    // Deaf at once: the socket may be held for longer than this task.
     descriptors::deafen(&listener);
     drop(listener);
     export.changed.until(|| !export.draining.get()).await;

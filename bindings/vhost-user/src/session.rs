@@ -5,7 +5,7 @@
 //! for the requests under way.
 
 use crate::{
-    descriptors::Kind,
+    descriptors::{Foreign, Kind},
     device::Device,
     memory::{MAX_REGIONS, Memory},
     protocol::{
@@ -135,11 +135,11 @@ impl Session {
             Message::SetMemTable(table) => {
                 let files = table.iter().map(|(_, file)| file);
                 expect(Kind::Memory, files)?;
-                self.set_memory(Memory::map(table)?)?;
+                self.set_memory(Memory::map(table, &self.device.budget)?)?;
             }
             Message::AddMemReg(region, file) => {
                 expect(Kind::Memory, [&file])?;
-                self.set_memory(self.device.memory().with(region, file)?)?;
+                self.set_memory(self.device.memory().with(region, file, &self.device.budget)?)?;
             }
             Message::RemMemReg(region) => self.set_memory(self.device.memory().without(region)?)?,
             Message::GetConfig { offset, size } => {
@@ -186,13 +186,13 @@ impl Session {
                 expect(Kind::Event, &fd)?;
                 let kick = fd.ok_or("rings without kicks are not supported: they would have to be polled")?;
                 self.stop(index).await?;
-                self.ring(index)?.events.kick = Some(Rc::new(kick));
+                self.ring(index)?.events.kick = Some(kick.into_event());
                 self.try_start(index)?;
             }
             Message::SetVringCall { index, fd } => {
                 expect(Kind::Event, &fd)?;
                 let ring = self.ring(index)?;
-                ring.events.call = fd.map(Rc::new);
+                ring.events.call = fd.map(Foreign::into_event);
                 if let Some(running) = &ring.running {
                     running.set_call(ring.events.call.clone());
                 }
@@ -200,7 +200,7 @@ impl Session {
             Message::SetVringErr { index, fd } => {
                 expect(Kind::Event, &fd)?;
                 let ring = self.ring(index)?;
-                ring.events.error = fd.map(Rc::new);
+                ring.events.error = fd.map(Foreign::into_event);
                 if let Some(running) = &ring.running {
                     running.set_error(ring.events.error.clone());
                 }
@@ -324,13 +324,14 @@ impl Session {
         Ok(Reply::WithFile(info.with_size(size).body(), file))
     }
 
-    fn set_inflight(&mut self, info: InflightInfo, file: OwnedFd) -> Result<(), Refused> {
+    fn set_inflight(&mut self, info: InflightInfo, file: Foreign) -> Result<(), Refused> {
         expect(Kind::Memory, [&file])?;
         if self.rings.iter().any(|ring| ring.running.is_some()) {
             return Err("the in-flight region cannot change while a ring runs".into());
         }
         let InflightInfo { size, offset, queues, queue_size, .. } = info;
-        self.inflight = Some(Rc::new(InflightRegion::open(file, offset, size, queues, queue_size)?));
+        self.inflight =
+            Some(Rc::new(InflightRegion::open(&file, offset, size, queues, queue_size, &self.device.budget)?));
         self.device.tracked.set(true);
         Ok(())
     }
@@ -343,7 +344,7 @@ fn refuse_beyond(what: &str, asked: u64, offered: u64) -> Result<(), Refused> {
     }
 }
 
-fn expect<'a>(kind: Kind, fds: impl IntoIterator<Item = &'a OwnedFd>) -> Result<(), Refused> {
+fn expect<'a>(kind: Kind, fds: impl IntoIterator<Item = &'a Foreign>) -> Result<(), Refused> {
     match fds.into_iter().all(|fd| Kind::of(fd) == Some(kind)) {
         true => Ok(()),
         false => Err(match kind {
@@ -355,7 +356,7 @@ fn expect<'a>(kind: Kind, fds: impl IntoIterator<Item = &'a OwnedFd>) -> Result<
 }
 
 /// Tells the front-end when the volume has another size than before.
-async fn watch_size(device: Rc<Device>, channel: OwnedFd) {
+async fn watch_size(device: Rc<Device>, channel: Foreign) {
     let message = protocol::encode(BACKEND_CONFIG_CHANGE, VERSION, &[]);
     let mut told = device.volume.size();
     loop {

@@ -178,8 +178,7 @@ impl Vring {
         self.over.notify();
         if let Some(error) = self.error.borrow().clone() {
             let reactor = self.device.reactor.clone();
-            let signal = async move { first(reactor.signal_event(&error), reactor.sleep(CALL_LIMIT)).await };
-            self.device.reactor.spawn(async move { drop(signal.await) }).detach();
+            self.device.reactor.spawn(async move { drop(reactor.signal_event(&error).await) }).detach();
         }
     }
 
@@ -365,7 +364,9 @@ async fn call(calling: Calling) {
             Err(broken) => return vring.break_off(&broken),
         }
         let Some(call) = vring.call.borrow().clone() else { return };
-        // A counter that is full has told the driver already.
-        let _told = vring.device.reactor.signal_event(&call).await;
+        // A counter that is full has told the driver already, and is no error.
+        if let Err(e) = vring.device.reactor.signal_event(&call).await {
+            return vring.break_off(&Broken(format!("its driver cannot be called: {e}")));
+        }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Bytes are received only after the reactor was told that there are some, with `MSG_DONTWAIT`, and no more of them than the message that
 //! is being received needs: so descriptors are those of that message. A message that arrives in pieces is gathered; whoever sends
-//! half of one keeps nobody waiting but itself.
+//! half of one keeps nobody waiting but itself. There is room for all descriptors that the kernel lets one send at once: what had none
+//! would be closed within the system call.
 
 use crate::{
-    descriptors::keep_known,
+    descriptors::{Connection, Foreign, Kind},
     protocol::{HEADER, Header, MAX_FDS, Message, Violation},
 };
 use cairn_engine::Reactor;
@@ -20,9 +21,16 @@ use rustix::{
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
+    time::Duration,
 };
+
+/// Descriptors that can be sent at once (the kernel's `SCM_MAX_FD`).
+const MOST_FDS: usize = 253;
+
+/// How long to wait for descriptors to be closed before more are taken.
+const CLOSING_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why no further message comes.
 #[derive(Debug)]
@@ -45,7 +53,7 @@ struct Partial {
     header: Option<Header>,
     body: Vec<u8>,
     filled: usize,
-    fds: Vec<OwnedFd>,
+    fds: Vec<Foreign>,
 }
 
 /// How a step of receiving ended.
@@ -63,25 +71,29 @@ impl Partial {
         whole.get_mut(self.filled..).unwrap_or_default()
     }
 
-    fn receive(&mut self, socket: &OwnedFd) -> Result<Step, Ended> {
+    fn receive(&mut self, socket: &Connection) -> Result<Step, Ended> {
         if !self.space().is_empty() {
-            let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+            let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FDS))];
             let mut control = RecvAncillaryBuffer::new(&mut room);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let received = match recvmsg(socket, &mut [IoSliceMut::new(self.space())], &mut control, flags) {
+            let received = match recvmsg(socket.as_fd(), &mut [IoSliceMut::new(self.space())], &mut control, flags) {
                 Ok(received) => received,
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(Step::Wait),
                 Err(_) => return Err(Ended::Gone),
             };
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(fds) = message {
-                    self.fds.extend(fds);
+                    self.fds.extend(fds.map(|fd| socket.beside(fd)));
                 }
             }
-            if !keep_known(&mut self.fds) {
+            if self.fds.iter().any(|fd| Kind::of(fd).is_none()) {
                 return Err(Ended::Violation("a descriptor that is neither eventfd, memory nor unix socket".into()));
             }
-            if received.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
+            if received.flags.contains(ReturnFlags::CTRUNC) {
+                let text = "descriptors of a message could not be received: does RLIMIT_NOFILE leave room for them?";
+                return Err(Ended::Violation(text.into()));
+            }
+            if self.fds.len() > MAX_FDS {
                 return Err(Ended::Violation(format!("a message with more than {MAX_FDS} descriptors")));
             }
             if received.bytes == 0 {
@@ -111,20 +123,23 @@ impl Partial {
 /// A front-end's socket.
 pub(crate) struct Wire {
     reactor: Reactor,
-    socket: Rc<OwnedFd>,
+    socket: Rc<Connection>,
     partial: Partial,
 }
 
 impl Wire {
-    pub(crate) fn new(reactor: Reactor, socket: Rc<OwnedFd>) -> Self {
+    pub(crate) fn new(reactor: Reactor, socket: Rc<Connection>) -> Self {
         Self { reactor, socket, partial: Partial::default() }
     }
 
     /// The next message. Dropped early, it loses nothing.
     pub(crate) async fn receive(&mut self) -> Result<(Header, Message), Ended> {
         loop {
+            while !self.socket.has_room() {
+                self.reactor.sleep(CLOSING_PAUSE).await;
+            }
             // Before each message, also when more are there already: nobody keeps the reactor from its other work.
-            let _events = self.reactor.poll(self.socket.as_raw_fd(), libc::POLLIN).await.map_err(|_| Ended::Gone)?;
+            let _events = self.reactor.poll_held(&self.socket, libc::POLLIN).await.map_err(|_| Ended::Gone)?;
             loop {
                 match self.partial.receive(&self.socket)? {
                     Step::Message(header, message) => return Ok((header, message)),
@@ -142,7 +157,7 @@ impl Wire {
             match send_now(&self.socket, rest, fd.filter(|_| sent == 0)) {
                 Ok(n) => sent += n,
                 Err(Errno::AGAIN | Errno::INTR) => {
-                    let _events = self.reactor.poll(self.socket.as_raw_fd(), libc::POLLOUT).await?;
+                    let _events = self.reactor.poll_held(&self.socket, libc::POLLOUT).await?;
                 }
                 Err(e) => return Err(e.into()),
             }

@@ -9,6 +9,7 @@ pub(crate) mod notify;
 mod queue;
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     collections::BTreeMap,
     future::{Future, poll_fn},
@@ -54,8 +55,10 @@ mod sync {
 enum OpState {
     Free,
     Waiting(Option<std::task::Waker>),
-    /// Nobody waits any more; the completion frees the slot.
-    Abandoned,
+    /// Nobody waits any more; the completion frees the slot, and what had to be kept until then.
+    Abandoned {
+        _held: Option<Rc<dyn Any>>,
+    },
     Done(Completion),
 }
 
@@ -189,7 +192,7 @@ impl Reactor {
         });
         self.inner.ops.borrow_mut()[token] = OpState::Waiting(None);
         self.inner.storage.borrow_mut().submit(token, op);
-        Pending { reactor: self.clone(), token, cancellable, finished: false }
+        Pending { reactor: self.clone(), token, cancellable, finished: false, held: None }
     }
 
     /// Accepts a connection on a listening socket.
@@ -242,6 +245,21 @@ impl Reactor {
         self.submit(Op::Poll { fd, events }).await.result.map(|happened| happened as u16 as libc::c_short)
     }
 
+    /// As [`poll`](Self::poll); what has the descriptor is kept until the kernel is done with it, also when this is dropped early. So it is
+    /// never the reactor's thread on which the last of a descriptor goes, in a close that may wait.
+    ///
+    /// # Errors
+    /// As for [`poll`](Self::poll).
+    pub async fn poll_held<T: AsRawFd + 'static>(
+        &self,
+        fd: &Rc<T>,
+        events: libc::c_short,
+    ) -> io::Result<libc::c_short> {
+        let mut pending = self.submit(Op::Poll { fd: fd.as_raw_fd(), events });
+        pending.held = Some(fd.clone());
+        pending.await.result.map(|happened| happened as u16 as libc::c_short)
+    }
+
     /// Waits until the counter of an `eventfd` is not zero; takes it. The descriptor stays open until the kernel is done with it. Dropped
     /// early, it may take the counter all the same, then or later: see [`take_event_until`](Self::take_event_until).
     ///
@@ -290,10 +308,11 @@ impl Reactor {
         }
     }
 
-    /// Adds one to the counter of an `eventfd`. Waits for room in a counter that is full, unless the descriptor says that nobody shall wait.
+    /// Adds one to the counter of an `eventfd`. It waits for nobody, whoever else has the descriptor: a counter that is full stays full.
     ///
     /// # Errors
-    /// What `write` reports; `EAGAIN` for a full counter that nobody shall wait for; `ECANCELED` when the reactor stops.
+    /// `EINVAL` for what is no `eventfd`. It is signalled as a completion of the kernel's asynchronous I/O: an error where there is none, or
+    /// the system has no more contexts for it (`fs.aio-max-nr`).
     pub async fn signal_event(&self, fd: &Rc<OwnedFd>) -> io::Result<()> {
         self.submit(Op::SignalEvent { fd: fd.clone() }).await.result.map(drop)
     }
@@ -400,18 +419,16 @@ impl Reactor {
 
     fn complete(&self, completion: Completion) {
         let token = completion.token;
-        let waker = {
-            let mut ops = self.inner.ops.borrow_mut();
-            match std::mem::replace(&mut ops[token], OpState::Free) {
-                OpState::Waiting(waker) => {
-                    ops[token] = OpState::Done(completion);
-                    waker
-                }
-                _ => {
-                    self.inner.free_ops.borrow_mut().push(token);
-                    close_unclaimed(&completion);
-                    None
-                }
+        let state = std::mem::replace(&mut self.inner.ops.borrow_mut()[token], OpState::Free);
+        let waker = match state {
+            OpState::Waiting(waker) => {
+                self.inner.ops.borrow_mut()[token] = OpState::Done(completion);
+                waker
+            }
+            _ => {
+                self.inner.free_ops.borrow_mut().push(token);
+                close_unclaimed(&completion);
+                None
             }
         };
         if let Some(waker) = waker {
@@ -454,6 +471,8 @@ pub(crate) struct Pending {
     token: Token,
     cancellable: bool,
     finished: bool,
+    /// Kept until the operation is over.
+    held: Option<Rc<dyn Any>>,
 }
 
 impl Pending {
@@ -499,7 +518,7 @@ impl Drop for Pending {
         let mut ops = self.reactor.inner.ops.borrow_mut();
         match std::mem::replace(&mut ops[self.token], OpState::Free) {
             OpState::Waiting(_) => {
-                ops[self.token] = OpState::Abandoned;
+                ops[self.token] = OpState::Abandoned { _held: self.held.take() };
                 drop(ops);
                 if self.cancellable {
                     self.reactor.inner.storage.borrow_mut().cancel(self.token);
@@ -509,7 +528,7 @@ impl Drop for Pending {
                 close_unclaimed(&completion);
                 self.reactor.inner.free_ops.borrow_mut().push(self.token);
             }
-            OpState::Free | OpState::Abandoned => {}
+            OpState::Free | OpState::Abandoned { .. } => {}
         }
     }
 }

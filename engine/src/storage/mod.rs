@@ -9,6 +9,7 @@
 //!   `ENOSYS`.
 
 pub(crate) mod buffer;
+mod event;
 pub(crate) mod sync;
 pub(crate) mod uring;
 pub(crate) mod wake;
@@ -81,20 +82,18 @@ pub(crate) enum Op {
     Poll { fd: RawFd, events: libc::c_short },
     /// Waits until the counter of an `eventfd` is not zero and takes it.
     TakeEvent { fd: Rc<OwnedFd>, value: Box<u64> },
-    /// Adds one to the counter of an `eventfd`.
+    /// Adds one to the counter of an `eventfd`, at once: one that is full stays full.
     SignalEvent { fd: Rc<OwnedFd> },
 }
-
-/// What is written to signal an event.
-pub(crate) static ONE: u64 = 1;
 
 impl Op {
     /// Whether it concerns a descriptor that is not the pool's, and may wait for ever.
     pub(crate) fn may_wait(&self) -> bool {
         match self {
             Self::Read { .. } | Self::Write { .. } | Self::Sync | Self::Allocate { .. } | Self::Punch { .. } => false,
+            Self::SignalEvent { .. } => false,
             Self::Accept { .. } | Self::Recv { .. } | Self::Send { .. } => true,
-            Self::Poll { .. } | Self::TakeEvent { .. } | Self::SignalEvent { .. } => true,
+            Self::Poll { .. } | Self::TakeEvent { .. } => true,
         }
     }
 }

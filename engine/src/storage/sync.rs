@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ALLOCATE_MODE, Completion, ONE, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
+use super::{ALLOCATE_MODE, Completion, Op, PUNCH_MODE, Storage, Token, event::Events, part_vectors, send_vectors};
 use crate::storage::wake::Waker;
 
 pub(crate) struct SyncStorage {
@@ -20,6 +20,7 @@ pub(crate) struct SyncStorage {
     done: VecDeque<Completion>,
     /// Socket operations that would block.
     waiting: Vec<(Token, Op)>,
+    events: Events,
 }
 
 fn result(n: isize) -> io::Result<usize> {
@@ -28,7 +29,7 @@ fn result(n: isize) -> io::Result<usize> {
 
 impl SyncStorage {
     pub(crate) fn new(file: File, wake: Arc<Waker>) -> Self {
-        Self { file, wake, done: VecDeque::new(), waiting: Vec::new() }
+        Self { file, wake, done: VecDeque::new(), waiting: Vec::new(), events: Events::default() }
     }
 
     fn run_file(&self, op: &mut Op) -> io::Result<usize> {
@@ -94,13 +95,6 @@ fn run_socket(op: &mut Op) -> io::Result<usize> {
             // SAFETY: the vector is the eight bytes of `value`, which this operation owns.
             result(unsafe { libc::preadv2(fd.as_raw_fd(), &raw const vector, 1, -1, libc::RWF_NOWAIT) })
         }
-        Op::SignalEvent { fd } => {
-            if poll_one(fd.as_raw_fd(), libc::POLLOUT)?.is_none() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            // SAFETY: eight readable bytes.
-            result(unsafe { libc::write(fd.as_raw_fd(), (&raw const ONE).cast(), 8) })
-        }
         Op::Recv { fd, buf, range } => {
             let target = &mut buf[range.clone()];
             // SAFETY: `target` is writable memory that this operation owns.
@@ -137,7 +131,10 @@ impl Storage for SyncStorage {
             self.waiting.push((token, op));
             return;
         }
-        let result = self.run_file(&mut op);
+        let result = match &op {
+            Op::SignalEvent { fd } => self.events.signal(fd.as_raw_fd()),
+            _ => self.run_file(&mut op),
+        };
         self.done.push_back(Completion { token, op, result });
     }
 
@@ -157,7 +154,6 @@ impl Storage for SyncStorage {
                 Op::Accept { fd } | Op::Recv { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 },
                 Op::Poll { fd, events } => libc::pollfd { fd: *fd, events: *events, revents: 0 },
                 Op::TakeEvent { fd, .. } => libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 },
-                Op::SignalEvent { fd } => libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 },
                 _ => libc::pollfd { fd: -1, events: 0, revents: 0 },
             }));
             let millis = timeout.map_or(-1, |t| t.as_millis().clamp(1, 60_000) as libc::c_int);

@@ -1,4 +1,5 @@
 //! Storage over `io_uring`: the pool's file and the exports' sockets in one ring. The only file that imports `io_uring`.
+//! Events are signalled past the ring, in which that could wait ([`event`](super::event)).
 //!
 //! Invariant: everything that the kernel may touch (buffers, `iovec`s, message headers) is owned by the entry in
 //! `in_flight` under the operation's token, and leaves it only with the completion.
@@ -7,7 +8,9 @@ use std::{collections::VecDeque, fs::File, io, os::fd::AsRawFd, sync::Arc, time:
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::{ALLOCATE_MODE, Completion, MAX_PARTS, ONE, Op, PUNCH_MODE, Storage, Token, part_vectors, send_vectors};
+use super::{
+    ALLOCATE_MODE, Completion, MAX_PARTS, Op, PUNCH_MODE, Storage, Token, event::Events, part_vectors, send_vectors,
+};
 use crate::storage::wake::Waker;
 
 const ENTRIES: u32 = 1024;
@@ -29,6 +32,9 @@ pub(crate) struct UringStorage {
     count: usize,
     backlog: VecDeque<squeue::Entry>,
     wake: Arc<Waker>,
+    events: Events,
+    /// Events that were signalled when they were submitted.
+    signalled: Vec<Completion>,
     /// Receives the value of the wake-up descriptor.
     wake_value: Box<u64>,
     _file: File,
@@ -50,6 +56,8 @@ impl UringStorage {
             count: 0,
             backlog: VecDeque::new(),
             wake,
+            events: Events::default(),
+            signalled: Vec::new(),
             wake_value: Box::new(0),
             _file: file,
         };
@@ -113,7 +121,8 @@ impl UringStorage {
                 let target: *mut u64 = &raw mut **value;
                 opcode::Read::new(types::Fd(fd.as_raw_fd()), target.cast(), 8).build()
             }
-            Op::SignalEvent { fd } => opcode::Write::new(types::Fd(fd.as_raw_fd()), (&raw const ONE).cast(), 8).build(),
+            // Done by `submit`.
+            Op::SignalEvent { .. } => opcode::Nop::new().build(),
             Op::Send { fd, bufs, skip } => {
                 flight.vectors = send_vectors(bufs, *skip);
                 // SAFETY: all-zero is a valid `msghdr`.
@@ -160,6 +169,11 @@ impl Storage for UringStorage {
 
     fn submit(&mut self, token: Token, op: Op) {
         debug_assert!(!matches!(&op, Op::Write { parts, .. } if parts.len() > MAX_PARTS));
+        if let Op::SignalEvent { fd } = &op {
+            let result = self.events.signal(fd.as_raw_fd());
+            self.signalled.push(Completion { token, op, result });
+            return;
+        }
         let mut flight = InFlight { op, vectors: Vec::new(), message: None };
         let entry = Self::entry(&mut flight).user_data(token as u64);
         if self.in_flight.len() <= token {
@@ -178,7 +192,12 @@ impl Storage for UringStorage {
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) {
         self.push_backlog();
-        let block = timeout != Some(Duration::ZERO) && self.ring.completion().is_empty() && self.backlog.is_empty();
+        let signalled = !self.signalled.is_empty();
+        done.append(&mut self.signalled);
+        let block = timeout != Some(Duration::ZERO)
+            && !signalled
+            && self.ring.completion().is_empty()
+            && self.backlog.is_empty();
         let submission = self.ring.submission();
         let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
         drop(submission);

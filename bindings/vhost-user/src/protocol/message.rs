@@ -1,7 +1,7 @@
 //! Messages of the front-end, and the replies to them.
 
 use super::{Violation, bytes::Fields, numbers::*};
-use std::os::fd::OwnedFd;
+use crate::descriptors::Foreign;
 
 /// Bytes of a header.
 pub(crate) const HEADER: usize = 12;
@@ -112,7 +112,7 @@ pub(crate) enum Message {
     SetFeatures(u64),
     SetOwner,
     ResetOwner,
-    SetMemTable(Vec<(Region, OwnedFd)>),
+    SetMemTable(Vec<(Region, Foreign)>),
     SetVringNum {
         index: u32,
         size: u32,
@@ -130,15 +130,15 @@ pub(crate) enum Message {
     },
     SetVringKick {
         index: u32,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     },
     SetVringCall {
         index: u32,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     },
     SetVringErr {
         index: u32,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     },
     GetProtocolFeatures,
     SetProtocolFeatures(u64),
@@ -147,7 +147,7 @@ pub(crate) enum Message {
         index: u32,
         enable: bool,
     },
-    SetBackendReqFd(OwnedFd),
+    SetBackendReqFd(Foreign),
     /// The bytes are what the front-end holds itself: they say how long the reply is to be.
     GetConfig {
         offset: u32,
@@ -158,10 +158,10 @@ pub(crate) enum Message {
         bytes: Vec<u8>,
     },
     GetInflightFd(InflightInfo),
-    SetInflightFd(InflightInfo, OwnedFd),
+    SetInflightFd(InflightInfo, Foreign),
     ResetDevice,
     GetMaxMemSlots,
-    AddMemReg(Region, OwnedFd),
+    AddMemReg(Region, Foreign),
     RemMemReg(Region),
     /// One that this back-end does not know.
     Unknown(u32),
@@ -169,7 +169,7 @@ pub(crate) enum Message {
 
 impl Message {
     /// Reads a message's body and takes its descriptors.
-    pub(crate) fn parse(request: u32, body: &[u8], fds: Vec<OwnedFd>) -> Result<Self, Violation> {
+    pub(crate) fn parse(request: u32, body: &[u8], fds: Vec<Foreign>) -> Result<Self, Violation> {
         let mut fields = Fields::new(body);
         let mut fds = Descriptors(fds);
         let message = read(request, &mut fields, &mut fds)
@@ -185,10 +185,10 @@ impl Message {
 }
 
 /// The descriptors that came with a message, in order.
-struct Descriptors(Vec<OwnedFd>);
+struct Descriptors(Vec<Foreign>);
 
 impl Descriptors {
-    fn take(&mut self) -> Result<OwnedFd, Violation> {
+    fn take(&mut self) -> Result<Foreign, Violation> {
         if self.0.is_empty() { Err("a descriptor is missing".into()) } else { Ok(self.0.remove(0)) }
     }
 }
@@ -256,7 +256,7 @@ fn single_region(fields: &mut Fields<'_>) -> Result<Region, Violation> {
     region(fields)
 }
 
-fn memory_table(fields: &mut Fields<'_>, fds: &mut Descriptors) -> Result<Vec<(Region, OwnedFd)>, Violation> {
+fn memory_table(fields: &mut Fields<'_>, fds: &mut Descriptors) -> Result<Vec<(Region, Foreign)>, Violation> {
     let (count, _padding) = (fields.u32()?, fields.u32()?);
     if !(1..=MAX_FDS as u32).contains(&count) {
         return Err(format!("a memory table of {count} regions: 1 to {MAX_FDS} are possible").into());
@@ -272,7 +272,7 @@ fn memory_table(fields: &mut Fields<'_>, fds: &mut Descriptors) -> Result<Vec<(R
     Ok(table)
 }
 
-fn ring_descriptor(fields: &mut Fields<'_>, fds: &mut Descriptors) -> Result<(u32, Option<OwnedFd>), Violation> {
+fn ring_descriptor(fields: &mut Fields<'_>, fds: &mut Descriptors) -> Result<(u32, Option<Foreign>), Violation> {
     let word = fields.u64()?;
     let fd = if word & VRING_NO_FD == 0 { Some(fds.take()?) } else { None };
     Ok(((word & VRING_INDEX_MASK) as u32, fd))
@@ -312,8 +312,8 @@ mod tests {
     use proptest::prelude::*;
     use rustix::fs::{MemfdFlags, memfd_create};
 
-    fn fds(n: usize) -> Vec<OwnedFd> {
-        (0..n).map(|_| memfd_create("test", MemfdFlags::CLOEXEC).unwrap()).collect()
+    fn fds(n: usize) -> Vec<Foreign> {
+        (0..n).map(|_| memfd_create("test", MemfdFlags::CLOEXEC).unwrap().into()).collect()
     }
 
     fn words(words: &[u64]) -> Vec<u8> {

@@ -108,6 +108,7 @@ impl Chain {
         let segments = self.segments.get(..self.first_writable).unwrap_or_default();
         let mut done = 0;
         each_piece(segments, skip, to.len(), |address, n| {
+            lost_nothing(memory, done)?;
             let piece = to.get_mut(done..done + n).ok_or(Fault)?;
             done += n;
             memory.read(address, piece)
@@ -119,11 +120,17 @@ impl Chain {
         let segments = self.segments.get(self.first_writable..).unwrap_or_default();
         let mut done = 0;
         each_piece(segments, skip, from.len(), |address, n| {
+            lost_nothing(memory, done)?;
             let piece = from.get(done..done + n).ok_or(Fault)?;
             done += n;
             memory.write(address, piece)
         })
     }
+}
+
+/// Looks at whether a segment before was lost: then the next one is not touched, which may be as well, and would cost memory.
+fn lost_nothing(memory: &Memory, done: usize) -> Result<(), Fault> {
+    if done == 0 || memory.is_whole() { Ok(()) } else { Err(Fault) }
 }
 
 /// Calls `f` for the pieces of `length` bytes behind the first `skip` bytes of the segments.

@@ -15,13 +15,19 @@
 //! `DESIGN.md` has the order of the stores and what is true between any two of them. The front-end may write anything here at any
 //! time; nothing that is read is trusted beyond its range.
 
-use crate::{bus::Guard, memory::map};
+use crate::{
+    descriptors::Foreign,
+    mapping::{Budget, Mapping},
+};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use std::{
     io,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::atomic::Ordering::{Acquire, Release},
+    sync::{
+        Arc,
+        atomic::Ordering::{Acquire, Release},
+    },
 };
 use vm_memory::{AtomicAccess, Bytes, MmapRegion, VolatileMemory};
 
@@ -44,9 +50,9 @@ fn stride(queue_size: u16) -> usize {
 /// A mapped region of some queues.
 #[derive(Debug)]
 pub(crate) struct InflightRegion {
-    // Before the mapping, so that it goes before it.
-    _guard: Guard,
-    mapping: MmapRegion,
+    /// The bytes of `_kept`.
+    bytes: MmapRegion,
+    _kept: Mapping,
     queues: u16,
     queue_size: u16,
 }
@@ -62,16 +68,22 @@ impl InflightRegion {
     }
 
     /// Maps the region that the front-end kept.
-    pub(crate) fn open(file: OwnedFd, offset: u64, size: u64, queues: u16, queue_size: u16) -> Result<Self, String> {
+    pub(crate) fn open(
+        file: &Foreign,
+        offset: u64,
+        size: u64,
+        queues: u16,
+        queue_size: u16,
+        budget: &Arc<Budget>,
+    ) -> Result<Self, String> {
         let needed = stride(queue_size) * usize::from(queues);
         if size < needed as u64 || size > 1 << 30 {
             return Err(format!(
                 "an in-flight region of {size} bytes for {queues} queues of {queue_size}: {needed} are needed"
             ));
         }
-        let mapping = map(file, offset, size)?;
-        let guard = Guard::over(mapping.as_ptr().addr(), mapping.size()).map_err(|e| e.to_string())?;
-        Ok(Self { _guard: guard, mapping, queues, queue_size })
+        let kept = Mapping::of(file, offset, size, budget)?;
+        Ok(Self { bytes: kept.bytes()?, _kept: kept, queues, queue_size })
     }
 
     /// The part of a queue of `size` entries, if there is one that is large enough.
@@ -95,12 +107,12 @@ impl Tracker {
     // Everything below stays within the mapping: `queue` has checked index and size, and heads are below `size`.
 
     fn load<T: AtomicAccess + Default>(&self, at: usize) -> T {
-        self.region.mapping.as_volatile_slice().load(self.start + at, Acquire).unwrap_or_default()
+        self.region.bytes.as_volatile_slice().load(self.start + at, Acquire).unwrap_or_default()
     }
 
     fn store<T: AtomicAccess>(&self, at: usize, value: T) {
         // It cannot fail: in range and aligned.
-        drop(self.region.mapping.as_volatile_slice().store(value, self.start + at, Release));
+        drop(self.region.bytes.as_volatile_slice().store(value, self.start + at, Release));
     }
 
     fn entry(head: u16) -> usize {
@@ -180,12 +192,12 @@ mod tests {
     fn region(queues: u16, queue_size: u16) -> (OwnedFd, Rc<InflightRegion>) {
         let (file, size) = InflightRegion::create(queues, queue_size).unwrap();
         let kept = file.try_clone().unwrap();
-        (kept, Rc::new(InflightRegion::open(file, 0, size, queues, queue_size).unwrap()))
+        (kept, Rc::new(InflightRegion::open(&file.into(), 0, size, queues, queue_size, &Arc::default()).unwrap()))
     }
 
     fn bytes(region: &InflightRegion) -> Vec<u8> {
-        let mut out = vec![0; region.mapping.size()];
-        region.mapping.as_volatile_slice().read_slice(&mut out, 0).unwrap();
+        let mut out = vec![0; region.bytes.size()];
+        region.bytes.as_volatile_slice().read_slice(&mut out, 0).unwrap();
         out
     }
 
@@ -193,7 +205,7 @@ mod tests {
     #[test]
     fn the_layout_is_the_protocols() {
         let (_file, region) = region(2, 4);
-        assert_eq!(region.mapping.size(), 2 * 128);
+        assert_eq!(region.bytes.size(), 2 * 128);
         let mut tracker = region.queue(1, 4).unwrap();
         assert_eq!(tracker.recover(0x1234), NONE);
         tracker.take(3);
@@ -217,9 +229,10 @@ mod tests {
     #[test]
     fn regions_that_cannot_hold_their_queues_are_refused() {
         let (file, size) = InflightRegion::create(2, 128).unwrap();
-        assert!(InflightRegion::open(file.try_clone().unwrap(), 0, size, 3, 128).is_err());
-        assert!(InflightRegion::open(file.try_clone().unwrap(), 4096, size, 2, 128).is_err());
-        let region = Rc::new(InflightRegion::open(file, 0, size, 2, 128).unwrap());
+        let (file, budget) = (Foreign::from(file), Arc::default());
+        assert!(InflightRegion::open(&file, 0, size, 3, 128, &budget).is_err());
+        assert!(InflightRegion::open(&file, 4096, size, 2, 128, &budget).is_err());
+        let region = Rc::new(InflightRegion::open(&file, 0, size, 2, 128, &budget).unwrap());
         assert!(region.queue(2, 128).is_none() && region.queue(0, 256).is_none() && region.queue(1, 64).is_some());
     }
 
@@ -303,7 +316,7 @@ mod tests {
         #[test]
         fn any_content_is_survived(content in proptest::collection::vec(any::<u8>(), 192), used in any::<u16>()) {
             let (_file, region) = region(1, 8);
-            region.mapping.as_volatile_slice().write_slice(&content, 0).unwrap();
+            region.bytes.as_volatile_slice().write_slice(&content, 0).unwrap();
             let mut tracker = region.queue(0, 8).unwrap();
             let heads = tracker.recover(used);
             prop_assert!(heads.len() <= 8 && heads.iter().all(|&head| head < 8));

@@ -2,7 +2,10 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod attacker;
 mod bounds;
+mod calls;
+mod closing;
 mod driver;
 mod fixture;
 mod front_end;
@@ -12,6 +15,8 @@ mod killed;
 mod lifecycle;
 mod limits;
 mod list;
+mod lost;
+mod memory;
 mod reactor;
 mod regions;
 mod ring;

@@ -1,0 +1,184 @@
+//! Descriptors whose last close waits for somebody else: it is never the reactor's thread that closes them.
+
+use crate::{attacker::*, fixture::*, front_end::*};
+use cairn_engine::VolumeOptions;
+use pollster::block_on;
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    os::{fd::AsFd, unix::net::UnixStream},
+};
+
+#[track_caller]
+fn holds_nobody_up(fixture: &Fixture, peer: TcpStream) {
+    let answers = answers(&fixture.pool);
+    drop(peer);
+    assert!(answers, "the reactor waits in a system call for somebody else's good will");
+}
+
+#[test]
+fn beyond_the_descriptors_that_a_message_may_have() {
+    let fixture = Fixture::new();
+    let memory = memfd_create("some", MemfdFlags::CLOEXEC).unwrap();
+    for count in [1, 9, 19, 253] {
+        eventually("the one before is gone", || fixture.client().is_none());
+        let front_end = fixture.connect();
+        let (socket, peer) = lingering();
+        while_busy(&fixture, || {
+            let mut fds = vec![memory.as_fd(); count - 1];
+            fds.push(socket.as_fd());
+            pass(&front_end.stream, &header(GET_FEATURES, 0), &fds);
+            drop(fds);
+            drop(socket);
+        });
+        assert!(front_end.is_closed(), "{count} descriptors");
+        holds_nobody_up(&fixture, peer);
+    }
+}
+
+#[test]
+fn in_messages_that_are_never_received() {
+    let fixture = Fixture::new();
+    let front_end = fixture.connect();
+    let (socket, peer) = lingering();
+    while_busy(&fixture, || {
+        front_end.write(&[0xff; 12]);
+        pass(&front_end.stream, &[0xff], &[socket.as_fd()]);
+        drop(socket);
+    });
+    assert!(front_end.is_closed());
+    holds_nobody_up(&fixture, peer);
+}
+
+#[test]
+fn from_those_who_are_turned_away() {
+    let fixture = Fixture::new();
+    let first = fixture.connect();
+    assert!(first.number(GET_FEATURES) > 0);
+    let (socket, peer) = lingering();
+    let mut second = None;
+    while_busy(&fixture, || {
+        let stream = FrontEnd::connect(&fixture.socket);
+        pass(&stream.stream, &[0], &[socket.as_fd()]);
+        drop(socket);
+        second = Some(stream);
+    });
+    assert!(second.unwrap().is_closed());
+    holds_nobody_up(&fixture, peer);
+}
+
+#[test]
+fn within_the_queues_of_unix_sockets() {
+    let fixture = Fixture::new();
+    let front_end = fixture.connect();
+    front_end.agree(FEATURES);
+    let (socket, peer) = lingering();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    pass(&ours, &[0], &[socket.as_fd()]);
+    drop(socket);
+    front_end.must(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]);
+    drop(theirs);
+    drop(front_end);
+    eventually("it is let go", || fixture.client().is_none());
+    holds_nobody_up(&fixture, peer);
+}
+
+/// Also where the kernel still polls the socket when the server lets go of it, and where a connection was never accepted.
+#[test]
+fn of_a_server_that_stops() {
+    let fixture = Fixture::new();
+    let first = fixture.connect();
+    assert!(first.number(GET_FEATURES) > 0);
+    let ((one, one_peer), (two, two_peer)) = (lingering(), lingering());
+    let mut second = None;
+    let (server, mut stopping) = (fixture.server.clone(), None);
+    while_busy(&fixture, || {
+        // Taken up before what comes now.
+        stopping = Some(std::thread::spawn(move || block_on(server.stop())));
+        let stream = UnixStream::connect(&fixture.socket).unwrap();
+        pass(&stream, &[0], &[one.as_fd()]);
+        pass(&first.stream, &[0], &[two.as_fd()]);
+        drop((one, two));
+        second = Some(stream);
+    });
+    stopping.unwrap().join().unwrap().unwrap();
+    assert!(first.is_closed());
+    holds_nobody_up(&fixture, one_peer);
+    holds_nobody_up(&fixture, two_peer);
+}
+
+/// Whether the other end has closed.
+fn is_closed(stream: &UnixStream) -> bool {
+    match (&*stream).read(&mut [0; 64]) {
+        Ok(n) => n == 0,
+        Err(e) => e.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// One thread closes for all, and an export has no more open than it may, whoever comes and goes; others are served meanwhile.
+#[test]
+fn takes_one_thread_and_few_descriptors() {
+    let fixture = Fixture::new();
+    drop(block_on(fixture.pool.create_volume("other", 1 << 20, VolumeOptions::default())).unwrap());
+    let other = block_on(fixture.server.export("other")).unwrap();
+    let front_end = fixture.connect();
+    let (socket, peer) = lingering();
+    while_busy(&fixture, || {
+        pass(&front_end.stream, &header(GET_FEATURES, 0), &[socket.as_fd()]);
+        drop(socket);
+    });
+    assert!(front_end.is_closed());
+    // All that come now are to be closed behind that one, whether they are let in first or not.
+    let come = || {
+        let stream = UnixStream::connect(&fixture.socket).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (&stream).write_all(&[0xff; 12]).ok();
+        stream
+    };
+    let streams: Vec<_> = (0..100).map(|_| come()).collect();
+    let closed = || streams.iter().filter(|stream| is_closed(stream)).count();
+    eventually("many come and go", || closed() >= 50);
+    assert!(FrontEnd::connect(&other).number(GET_FEATURES) > 0);
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    assert_eq!(tasks.map(name).filter(|name| name.trim() == "cairn-close").count(), 1);
+    assert!(closed() < 64, "{} have come and gone", closed());
+    drop(peer);
+    eventually("the others are let in, and out", || closed() == streams.len());
+}
+
+/// Nor does whoever stays connected have more, whatever it sends: meanwhile it waits.
+#[test]
+fn of_those_who_send_more_and_more() {
+    let fixture = Fixture::new();
+    let front_end = fixture.connect();
+    front_end.agree(FEATURES);
+    let (socket, peer) = lingering();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    pass(&ours, &[0], &[socket.as_fd()]);
+    drop(socket);
+    front_end.must(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]);
+    drop((ours, theirs));
+    // Each takes the place of the one before, which is to be closed then.
+    let keeps = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        front_end.send(SET_BACKEND_REQ_FD, NEED_REPLY, &[], &[theirs.as_fd()]);
+        ours
+    };
+    let channels: Vec<_> = (0..100).map(|_| keeps()).collect();
+    let answered = |n: usize| (0..n).for_each(|_| assert_eq!(front_end.reply(SET_BACKEND_REQ_FD).0, [0; 8]));
+    // Itself, its listening socket, the first channel and the last one.
+    answered(60);
+    let hung_up = || channels.iter().filter(|channel| is_hung_up(channel)).count();
+    assert_eq!(hung_up(), 0, "they wait behind the first one");
+    assert!(answers(&fixture.pool));
+    drop(peer);
+    answered(40);
+    eventually("all but the last are closed", || hung_up() == 99);
+}
+
+fn is_hung_up(stream: &UnixStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    is_closed(stream)
+}
