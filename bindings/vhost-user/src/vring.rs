@@ -19,11 +19,7 @@ use std::{
     cell::{Cell, RefCell},
     os::fd::OwnedFd,
     rc::Rc,
-    time::Duration,
 };
-
-/// How long a driver's counter of calls may be full when its ring stops, before it is left alone.
-const CALL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The eventfds of a ring, some of which the front-end may leave out.
 #[derive(Clone, Default)]
@@ -131,8 +127,8 @@ impl Vring {
         self.stopping.set(true);
         self.over.notify();
         self.drained.until(|| self.ended.get() && self.in_flight.get() == 0).await;
-        let called = self.drained.until(|| !self.calling.get());
-        let (First::A(()) | First::B(())) = first(called, self.device.reactor.sleep(CALL_LIMIT)).await;
+        // Calls wait for nobody.
+        self.drained.until(|| !self.calling.get()).await;
         drop(self.caller.take());
         self.ring.borrow().base()
     }

@@ -7,6 +7,8 @@
 pub(crate) mod clock;
 pub(crate) mod notify;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::{
     any::Any,
@@ -155,7 +157,7 @@ impl Reactor {
         task
     }
 
-    /// Waits for `duration`.
+    /// Waits for `duration`; when it is over, the present turn has begun after it.
     pub async fn sleep(&self, duration: Duration) {
         let at = self.inner.clock.now() + duration;
         let number = self.inner.next_timer.get();
@@ -541,7 +543,8 @@ struct Timer {
 impl Future for Timer {
     type Output = ();
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.reactor.now() >= self.key.0 {
+        // By the turn's clock: whoever goes by that and waits for a moment after it would wait again and again, all within the turn.
+        if self.reactor.turn() >= self.key.0 {
             return Poll::Ready(());
         }
         let _previous = self.reactor.inner.timers.borrow_mut().insert(self.key, cx.waker().clone());

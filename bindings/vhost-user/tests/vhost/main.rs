@@ -3,7 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod attacker;
-mod bounds;
 mod calls;
 mod closing;
 mod driver;
