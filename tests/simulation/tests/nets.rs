@@ -35,7 +35,7 @@ const CAUGHT: [(Sabotage, Net, u64); 28] = [
     (IgnoreGroupCrc, Damage, 8),
     (IgnoreDataCrc, Damage, 2),
     (IgnoreNodeCrc, Damage, 8),
-    (IgnoreSuperblockCrc, Damage, 8),
+    (IgnoreSuperblockCrc, Damage, 24),
     (ForgetWriteRecord, Simulation, 400),
     (ForgetHoleRecord, Simulation, 400),
     (ForgetSheetRecord, Damage, 8),
