@@ -7,7 +7,7 @@
 use crate::{
     Nanos, Request, Tree,
     leaf::{Flow, Level, Place, Reason},
-    lines::{Gate, Keys, Order, Short},
+    lines::{Gate, Order, Short},
 };
 
 impl Tree {
@@ -139,20 +139,15 @@ impl Tree {
 
     /// Everybody looks again: something has changed for them.
     pub(crate) fn wake_all(&mut self) {
-        let none: [Keys; 3] = [0; 3];
+        self.sleeping.clear();
         self.pool.clear_lines();
         self.groups.iter_mut().flatten().for_each(Gate::clear_lines);
         for state in self.leaves.iter_mut().flatten() {
             state.gate.clear_lines();
-            state.flows.iter_mut().for_each(|flow| flow.joined = none);
+            state.flows.iter_mut().for_each(|flow| flow.joined = [0; 3]);
         }
         for number in 0..self.leaves.len() as u32 * 2 {
             if self.flow(number).is_some_and(|flow| matches!(flow.place, Place::Waits(..))) {
-                let until = self.flow(number).and_then(|flow| match flow.place {
-                    Place::Waits(_, until) => until,
-                    _ => None,
-                });
-                let _was = until.map(|until| self.sleeping.remove(&(until, number)));
                 self.wake(number);
             }
         }
