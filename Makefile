@@ -3,7 +3,7 @@
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make compare-vhost-user  the same over vhost-user-blk, beside qemu-storage-daemon with raw and qcow2 (long; needs some 20 GiB in COMPARE_DIR)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
-# make measure-limits  what limits on volumes let through, by fio over NBD (a quarter of an hour; needs some 12 GiB in COMPARE_DIR)
+# make measure-limits  what limits on volumes let through, by fio over NBD (25 minutes; needs some 6 GiB in COMPARE_DIR, and as much memory in /dev/shm)
 # make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
 # make soak-guest  a virtual machine whose server is killed KILLS (100) times while it writes; its snapshots are booted then
 # make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)

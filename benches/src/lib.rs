@@ -4,6 +4,7 @@ pub mod fio;
 pub mod in_process;
 pub mod neighbours;
 pub mod peers;
+pub mod probe;
 pub mod row;
 pub mod spread;
 pub mod table;

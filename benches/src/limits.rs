@@ -1,6 +1,7 @@
 //! `measure-limits`: what limits let through, by fio's client over NBD, all in one run.
 //!
-//! Each limit alone and with others, small and large requests, at several depths; bursts second by second; a volume beside one that floods.
+//! Each limit alone and with others, small and large requests, at several depths; bursts second by second; both in memory, where the device is never what
+//! is short, and on a disk, with what a probe of that disk met meanwhile. On the disk a volume beside one that floods, too.
 
 use std::{
     fs,
@@ -12,6 +13,7 @@ use std::{
 use cairn_benches::{
     neighbours::{Load, measure},
     peers,
+    probe::{Probe, SHORT},
 };
 use cairn_engine::{GIB, MIB, OpenOptions, Pool, PoolOptions, VolumeOptions};
 use clap::Parser;
@@ -26,9 +28,12 @@ struct Args {
     /// The program cairn
     #[arg(long)]
     cairn: PathBuf,
-    /// Directory for the pool (some 12 GiB)
+    /// Directory for the pool (some 6 GiB)
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
+    /// Directory in memory for another one
+    #[arg(long, default_value = "/dev/shm")]
+    memory: PathBuf,
     /// Seconds for each measurement
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -42,28 +47,27 @@ struct Args {
 
 /// Depths, one volume each: they are measured at the same time.
 const DEPTHS: [u32; 4] = [1, 8, 32, 128];
-const VOLUME: u64 = 2 * GIB;
+const VOLUME: u64 = GIB;
 
-/// Limits, and what fio does under them: reads, writes, both in equal parts, or both as fast as each may, through a connection each.
-const ALONE: [(&str, u64, &str); 12] = [
-    ("total_iops_sec=2000", 4096, "randrw"),
-    ("read_iops_sec=2000", 4096, "randread"),
-    ("write_iops_sec=2000", 4096, "randwrite"),
-    ("total_bytes_sec=8MiB", 4096, "randrw"),
-    ("read_bytes_sec=8MiB", 4096, "randread"),
-    ("write_bytes_sec=8MiB", 4096, "randwrite"),
+/// Limits, and what fio does under them: reads, writes, both in equal parts, or both as fast as each may, through a connection each. Large requests come
+/// first, while volumes are in large pieces: after writes of 4 KiB at random places, 1 MiB is 256 reads for the device, and 200 of them a second more than it does.
+const ROWS: [(&str, u64, &str); 16] = [
     ("total_iops_sec=50", 1 << 20, "randrw"),
     ("read_iops_sec=50", 1 << 20, "randread"),
     ("write_iops_sec=50", 1 << 20, "randwrite"),
     ("total_bytes_sec=50MiB", 1 << 20, "randrw"),
     ("read_bytes_sec=50MiB", 1 << 20, "randread"),
     ("write_bytes_sec=50MiB", 1 << 20, "randwrite"),
-];
-const TOGETHER: [(&str, u64, &str); 4] = [
-    ("total_iops_sec=2000 total_bytes_sec=6MiB", 4096, "randrw"),
     ("total_iops_sec=50 total_bytes_sec=80MiB", 1 << 20, "randrw"),
-    ("read_iops_sec=1500 write_iops_sec=900 read_bytes_sec=4MiB write_bytes_sec=4MiB", 4096, "apart"),
     ("read_iops_sec=30 write_iops_sec=20 read_bytes_sec=25MiB write_bytes_sec=25MiB", 1 << 20, "apart"),
+    ("total_iops_sec=2000", 4096, "randrw"),
+    ("read_iops_sec=2000", 4096, "randread"),
+    ("write_iops_sec=2000", 4096, "randwrite"),
+    ("total_bytes_sec=8MiB", 4096, "randrw"),
+    ("read_bytes_sec=8MiB", 4096, "randread"),
+    ("write_bytes_sec=8MiB", 4096, "randwrite"),
+    ("total_iops_sec=2000 total_bytes_sec=6MiB", 4096, "randrw"),
+    ("read_iops_sec=1500 write_iops_sec=900 read_bytes_sec=4MiB write_bytes_sec=4MiB", 4096, "apart"),
 ];
 
 fn main() {
@@ -161,15 +165,26 @@ fn p99(job: &Value, direction: &str) -> f64 {
 }
 
 fn run(args: &Args) -> Result<(), String> {
-    let dir = tempfile::tempdir_in(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
+    let in_dir = |dir: &Path| tempfile::tempdir_in(dir).map_err(|e| format!("{}: {e}", dir.display()));
+    if !args.floods {
+        let memory = in_dir(&args.memory)?;
+        println!("# In memory ({})\n", args.memory.display());
+        limits(args, &Site::new(args, memory.path())?)?;
+    }
+    let dir = in_dir(&args.dir)?;
+    println!("# On a disk ({})\n", args.dir.display());
     let site = Site::new(args, dir.path())?;
     if !args.floods {
-        rates(args, &site)?;
-        bursts(&site)?;
+        limits(args, &site)?;
     }
     beside_a_flood(args, &site)?;
     drop(site);
     within_the_process(args, &dir.path().join("limits.pool")).map_err(|e| e.to_string())
+}
+
+fn limits(args: &Args, site: &Site) -> Result<(), String> {
+    bursts(site)?;
+    rates(args, site)
 }
 
 /// The same without clients: what of it is the engine's.
@@ -234,18 +249,22 @@ fn allowed(limits: &str, block: u64, rw: &str) -> f64 {
 }
 
 fn rates(args: &Args, site: &Site) -> Result<(), String> {
-    println!("| limits | request | allowed, /s | QD {} |", DEPTHS.map(|depth| depth.to_string()).join(" | QD "));
-    println!("| --- | --- | --- | {} |", DEPTHS.map(|_| "---").join(" | "));
+    let depths = DEPTHS.map(|depth| format!("QD {depth}")).join(" | ");
+    let pauses = format!("device: longest answer, pauses beyond {} ms", SHORT.as_millis());
+    println!("| limits | request | allowed, /s | {depths} | {pauses} |");
+    println!("| --- | --- | --- | {} | --- |", DEPTHS.map(|_| "---").join(" | "));
     let mut worst: f64 = 0.0;
-    for (limits, block, rw) in ALONE.iter().chain(&TOGETHER) {
+    for (limits, block, rw) in &ROWS {
         for depth in DEPTHS {
             site.limit(&name(depth), limits)?;
         }
+        let probe = Probe::start(&site.dir)?;
         let rates: Vec<Result<f64, String>> = thread::scope(|scope| {
             let runs =
                 DEPTHS.map(|depth| scope.spawn(move || site.rate(&name(depth), rw, *block, depth, args.seconds)));
             runs.into_iter().map(|run| run.join().unwrap_or_else(|_| Err("a thread failed".into()))).collect()
         });
+        let device = probe.stop()?;
         let allowed = allowed(limits, *block, rw);
         let mut cells = Vec::new();
         for rate in rates {
@@ -254,7 +273,8 @@ fn rates(args: &Args, site: &Site) -> Result<(), String> {
             worst = worst.max(off.abs());
             cells.push(format!("{rate:.1} ({off:+.2} %)"));
         }
-        println!("| {limits} | {} KiB {rw} | {allowed:.0} | {} |", block / 1024, cells.join(" | "));
+        let (row, pauses) = (cells.join(" | "), format!("{:.1}, {:.0} ms", device.longest, device.lost));
+        println!("| {limits} | {} KiB {rw} | {allowed:.0} | {row} | {pauses} |", block / 1024);
     }
     println!("\nFarthest from what is allowed: {worst:.2} %\n");
     for depth in DEPTHS {
@@ -270,9 +290,9 @@ fn bursts(site: &Site) -> Result<(), String> {
         format!("{key}={rate} {key}_max={max} {key}_max_length={length}")
     };
     let cases = [
+        (burst("read_bytes_sec", "20MiB", "200MiB", 2), 1 << 20, "randread", 2, 200.0),
         (burst("total_iops_sec", "500", "4000", 3), 4096, "randread", 3, 4000.0),
         (burst("write_bytes_sec", "4MiB", "40MiB", 5), 4096, "randwrite", 5, 10_240.0),
-        (burst("read_bytes_sec", "20MiB", "200MiB", 2), 1 << 20, "randread", 2, 200.0),
     ];
     for (limits, block, rw, length, max) in cases {
         site.limit(&name(32), &limits)?;

@@ -25,6 +25,11 @@ pub(crate) fn cost(bytes: u64) -> u64 {
     bytes.saturating_add(OVERHEAD)
 }
 
+/// What it weighs more when it is so many requests for the device.
+pub(crate) fn in_pieces(pieces: u64) -> u64 {
+    pieces.saturating_sub(1).saturating_mul(OVERHEAD)
+}
+
 /// Virtual time: the start tag of whoever went last.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
@@ -35,6 +40,13 @@ pub(crate) struct Clock {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tag(u128);
 
+impl Tag {
+    /// So much later as a cost takes.
+    pub(crate) fn later(self, cost: u64, weight: u64) -> Self {
+        Self(self.0.saturating_add(length(cost, weight)))
+    }
+}
+
 impl Clock {
     /// The start tag of a leaf's next request: never before those that have gone, so that idling saves nothing up.
     pub(crate) fn start(&self, finish: Tag) -> Tag {
@@ -44,18 +56,19 @@ impl Clock {
     /// A request that started at a tag goes; the leaf's tag afterwards.
     pub(crate) fn go(&mut self, start: Tag, finish: Tag, cost: u64, weight: u64) -> Tag {
         self.now = self.now.max(start.0);
-        Tag(start.0.max(finish.0).saturating_add(length(cost, weight)))
+        start.max(finish).later(cost, weight)
     }
 
-    /// The same for what goes beside the window: it does not move the clock, and is never further ahead of it than one request. What it got
-    /// more than its share is not held against it later.
-    pub(crate) fn go_beside(&self, cost: u64, weight: u64) -> Tag {
-        Tag(self.now.saturating_add(length(cost, weight)))
+    /// The same for what goes beside the window: it is never further ahead of the clock than one request, as what it got more than its share is not
+    /// held against it later. It moves the clock only to where it stood in line above its volume: others in that line have to come to their turn.
+    pub(crate) fn go_beside(&mut self, stood: Option<Tag>, cost: u64, weight: u64) -> Tag {
+        self.now = self.now.max(stood.map_or(0, |start| start.0));
+        Tag(self.now).later(cost, weight)
     }
 
     /// The same for background work.
-    pub(crate) fn go_background(&self, cost: u64) -> Tag {
-        Tag(self.now.saturating_add(length(cost, 1).saturating_mul(u128::from(BACKGROUND))))
+    pub(crate) fn go_background(&mut self, stood: Option<Tag>, cost: u64) -> Tag {
+        self.go_beside(stood, cost.saturating_mul(BACKGROUND), 1)
     }
 }
 
@@ -82,7 +95,7 @@ impl Window {
     pub(crate) fn fits(&self, cost: u64, own: u64, weight: u64, active: u64, is_first: bool) -> bool {
         let Some(most) = self.most.filter(|_| active > weight) else { return true };
         // Its own share it has at once, even while others that were alone before have more than theirs under way.
-        (own == 0 && is_first && self.under_way < most)
+        (is_first && self.under_way < most)
             || own.saturating_add(cost) <= share(most, weight, active)
             || self.under_way.saturating_add(cost) <= most
     }

@@ -7,7 +7,7 @@ use crate::{
     lanes::{Waiting, lane_of},
     leaf::{LeafState, Place, Reason},
     lines::{Gate, Order},
-    share::{Clock, LINGER, PATIENCE, STALLED, Window},
+    share::{Clock, LINGER, PATIENCE, STALLED, Window, in_pieces},
     spare::Spare,
 };
 
@@ -145,9 +145,10 @@ impl Tree {
                 state.active = state.weight;
                 self.active += state.weight;
             }
+            let has_nothing = state.own() == 0;
             let order = (self.clock.start(state.finish), number, flow_of(leaf.0, lane));
             match self.look(&request, order, now) {
-                None if self.fits(leaf.0, &request, true, now) => {
+                None if self.fits(leaf.0, &request, has_nothing, now) => {
                     self.go(&request, order, false, now);
                     return Decision::Go;
                 }
@@ -188,9 +189,11 @@ impl Tree {
         let leaf = flow / 2;
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         let cost = request.cost();
+        let of = state.flows.get(flow as usize % 2);
+        let stood = of.is_some_and(|of| of.joined.iter().skip(1).any(|keys| *keys != 0)).then_some(start);
         state.finish = match (state.is_background, is_reserved) {
-            (true, _) => self.clock.go_background(cost),
-            (_, true) => self.clock.go_beside(cost, state.weight),
+            (true, _) => self.clock.go_background(stood, cost),
+            (_, true) => self.clock.go_beside(stood, cost, state.weight),
             _ => self.clock.go(start, state.finish, cost, state.weight),
         };
         let is_beside = is_reserved || state.is_background;
@@ -235,6 +238,35 @@ impl Tree {
         self.recount(leaf.0);
     }
 
+    /// A request that went turned out to be so many for the device, where it had been counted as one. To be taken back with
+    /// [`Tree::pieces_done`] before it is reported as done.
+    pub fn in_pieces(&mut self, leaf: Leaf, pieces: u64) {
+        let more = in_pieces(pieces);
+        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return };
+        state.costs = state.costs.saturating_add(more);
+        if state.is_background {
+            state.beside = state.beside.saturating_add(more);
+        } else {
+            self.window.under_way = self.window.under_way.saturating_add(more);
+            // It has gone: the next ones of its volume come later for that.
+            state.finish = state.finish.later(more, state.weight);
+        }
+    }
+
+    /// The pieces of a request have ended.
+    pub fn pieces_done(&mut self, leaf: Leaf, pieces: u64) {
+        self.release(leaf.0, in_pieces(pieces));
+    }
+
+    /// What was under way is so much less.
+    fn release(&mut self, leaf: u32, cost: u64) {
+        let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
+        let beside = state.beside.min(cost);
+        state.costs = state.costs.saturating_sub(cost);
+        state.beside -= beside;
+        self.window.under_way = self.window.under_way.saturating_sub(cost - beside);
+    }
+
     /// The next request that may go now. To be asked until it names none: after a request had to wait, when one has ended, and at
     /// [`Tree::next_wake`].
     pub fn next(&mut self, now: Nanos) -> Option<Ticket> {
@@ -259,7 +291,10 @@ impl Tree {
     fn next_beside(&mut self, now: Nanos) -> Option<Ticket> {
         let leaves: Vec<u32> = self.reserving.iter().copied().chain([self.background.0]).collect();
         for leaf in leaves {
-            for flow in [0, 1].map(|lane| flow_of(leaf, lane)) {
+            // By age: else its reads would keep its writes from going for ever.
+            let mut flows = [0, 1].map(|lane| flow_of(leaf, lane));
+            flows.sort_by_key(|flow| self.ready_request(*flow).map(|(_, order)| order.1));
+            for flow in flows {
                 let Some((request, order)) = self.ready_request(flow) else { continue };
                 let state = self.leaf_mut(leaf)?;
                 let is_reserved = state.reserved.as_mut().is_some_and(|bucket| bucket.ready_at(1, now) <= now);
@@ -289,8 +324,7 @@ impl Tree {
             } else if self.fits(flow / 2, &request, is_first, now) {
                 return self.grant(flow, false, now);
             } else {
-                // Who has something under way waits for its end, and is not what the others wait for.
-                is_first &= self.leaf(flow / 2).is_some_and(|state| state.own() > 0);
+                is_first = false;
                 is_full = true;
                 self.wait_for_share(flow, now);
                 if self.window.is_full(self.heaviest, self.active) {
@@ -356,13 +390,9 @@ impl Tree {
         if request.is_free() {
             return;
         }
+        self.release(leaf.0, request.cost());
         let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return };
-        let cost = request.cost();
-        let beside = state.beside.min(cost);
         state.under_way = state.under_way.saturating_sub(1);
-        state.costs = state.costs.saturating_sub(cost);
-        state.beside -= beside;
-        self.window.under_way = self.window.under_way.saturating_sub(cost - beside);
         if state.is_background {
             self.spare.used(now.saturating_sub(state.went.max(state.ended)), now);
         } else {

@@ -65,13 +65,28 @@ struct Books {
     going: Vec<(Leaf, Request)>,
 }
 
+/// What a request is for the device.
+fn pieces(request: Request) -> u64 {
+    if request.kind == Kind::Read && request.bytes == 65536 { 16 } else { 1 }
+}
+
+fn end(tree: &mut Tree, leaf: Leaf, request: Request, now: u64) {
+    tree.pieces_done(leaf, pieces(request));
+    tree.done(leaf, request, now);
+}
+
 impl Books {
+    fn go(&mut self, tree: &mut Tree, leaf: Leaf, request: Request) {
+        tree.in_pieces(leaf, pieces(request));
+        self.going.push((leaf, request));
+    }
+
     fn pump(&mut self, tree: &mut Tree, now: u64, strict: Strict) -> Result<(), TestCaseError> {
         while let Some(ticket) = tree.next(now) {
             let at = self.waiting.iter().position(|(t, ..)| *t == ticket);
             let Some(at) = at else { return Err(TestCaseError::fail("a ticket that nobody holds")) };
             let (_, leaf, request) = self.waiting.remove(at);
-            self.going.push((leaf, request));
+            self.go(tree, leaf, request);
         }
         if strict == Strict::Asked {
             prop_assert_eq!(tree.next(now), None, "asked again at once it names somebody: a lost wake-up");
@@ -138,7 +153,7 @@ fn anything(steps: Steps, depth: u32, strict: Strict) -> Result<(), TestCaseErro
                 let kind = [Kind::Read, Kind::Write, Kind::Discard, Kind::Flush][(n % 7 % 4) as usize];
                 let request = Request { kind, bytes: [0, 4096, 65536, 1 << 20][(n / 4 % 4) as usize] };
                 match tree.submit(leaf, request, now) {
-                    Decision::Go => books.going.push((leaf, request)),
+                    Decision::Go => books.go(&mut tree, leaf, request),
                     Decision::Wait(ticket) => books.waiting.push((ticket, leaf, request)),
                 }
             }
@@ -148,7 +163,7 @@ fn anything(steps: Steps, depth: u32, strict: Strict) -> Result<(), TestCaseErro
             }
             7 | 8 if !books.going.is_empty() => {
                 let (leaf, request) = books.going.remove(n as usize % books.going.len());
-                tree.done(leaf, request, now);
+                end(&mut tree, leaf, request, now);
             }
             9 => {
                 let node =
@@ -186,7 +201,7 @@ fn anything(steps: Steps, depth: u32, strict: Strict) -> Result<(), TestCaseErro
     while !books.waiting.is_empty() || !books.going.is_empty() {
         rounds += 1;
         prop_assert!(rounds < 20_000, "it does not end");
-        books.going.drain(..).for_each(|(leaf, request)| tree.done(leaf, request, now));
+        books.going.drain(..).for_each(|(leaf, request)| end(&mut tree, leaf, request, now));
         let before = books.going.len();
         books.pump(&mut tree, now, strict)?;
         if books.going.len() == before && !books.waiting.is_empty() {

@@ -54,6 +54,23 @@ fn background_has_its_share_beside_waiting_volumes() {
     assert!((shares[0] / shares[1] - 1.0).abs() < 0.1, "{shares:.3?}");
 }
 
+/// A volume in pieces of 4 KiB beside one in large ones: each has half of the device.
+#[test]
+fn what_is_in_pieces_costs_as_many() {
+    for (bytes, pieces, weight) in [(1u64 << 20, 256u64, 1u64), (64 << 10, 16, 1), (256 << 10, 64, 3)] {
+        let mut tree = Tree::new();
+        tree.set_depth(Some(24));
+        let (a, b) = (tree.add_leaf(None), tree.add_leaf(None));
+        tree.set_limits(Node::Leaf(a), limits(&format!("weight={weight}")), GIB, 0);
+        let mut world = World::new(tree, Device { rate: Some(1 << 30) });
+        let (a, b) = (world.client(a, 32, Kind::Read, 4096), world.client(b, 32, Kind::Read, bytes));
+        world.clients[b].0.pieces = pieces;
+        world.run_until(10 * SECOND);
+        let (share, fair) = (world.share(a, SECOND, 10 * SECOND), weight as f64 / (weight + 1) as f64);
+        assert!((share / fair - 1.0).abs() < 0.05, "{bytes} in {pieces}: {share:.3} of the device, {fair:.3} is fair");
+    }
+}
+
 /// What a volume's own limit holds back is told as that.
 #[test]
 fn what_holds_back_is_told() {

@@ -21,7 +21,7 @@ use crate::{
 use cairn_engine::{Error, ErrorKind, LocalPool, Reactor, Result, Target};
 use rustix::{
     io::Errno,
-    net::{SocketFlags, accept_with},
+    net::{SocketFlags, accept_with, sockopt::set_socket_oobinline},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -405,7 +405,14 @@ async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, open: &Count) -> std:
         }
         let _events = reactor.poll_held(listener, libc::POLLIN).await?;
         match accept_with(listener.as_fd(), SocketFlags::CLOEXEC) {
-            Ok(socket) => return Ok(Connection::new(socket, open)),
+            Ok(socket) => {
+                // Else the kernel throws an urgent byte away when it is met, and closes here what came with it.
+                let is_set = set_socket_oobinline(&socket, true).is_ok();
+                let connection = Connection::new(socket, open);
+                if is_set {
+                    return Ok(connection);
+                }
+            }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(e) => return Err(e.into()),
         }

@@ -82,6 +82,8 @@ pub(crate) struct Permit {
     meter: Rc<Meter>,
     request: Request,
     began: Nanos,
+    /// What it is for the device, as far as the tree was told.
+    pieces: Cell<u64>,
     /// The tree was told of its end.
     left: Cell<bool>,
 }
@@ -89,7 +91,7 @@ pub(crate) struct Permit {
 impl Permit {
     pub(super) fn new(qos: Rc<Qos>, meter: Rc<Meter>, request: Request, began: Nanos) -> Self {
         meter.began();
-        Self { qos, meter, request, began, left: Cell::new(false) }
+        Self { qos, meter, request, began, pieces: Cell::new(1), left: Cell::new(false) }
     }
 
     /// It makes room for others: it is over, or waits for something else than the device.
@@ -97,8 +99,25 @@ impl Permit {
         if self.left.replace(true) {
             return;
         }
+        self.qos.tree.borrow_mut().pieces_done(self.meter.leaf(), self.pieces.replace(1));
         self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request, self.qos.now());
         if !self.qos.waiting.borrow().is_empty() {
+            self.qos.pump();
+        }
+    }
+
+    /// It is so many requests for the device from now on. One that has made room is none that counts.
+    pub(crate) fn in_pieces(&self, pieces: u64) {
+        if self.left.get() {
+            return;
+        }
+        let before = self.pieces.replace(pieces);
+        if before != pieces {
+            let mut tree = self.qos.tree.borrow_mut();
+            tree.pieces_done(self.meter.leaf(), before);
+            tree.in_pieces(self.meter.leaf(), pieces);
+        }
+        if pieces < before && !self.qos.waiting.borrow().is_empty() {
             self.qos.pump();
         }
     }

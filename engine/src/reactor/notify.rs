@@ -51,6 +51,17 @@ impl Future for Notified<'_> {
     }
 }
 
+impl Drop for Notified<'_> {
+    /// Who gives up is told no more: somebody who waits for a time as well would leave one waker behind each time.
+    fn drop(&mut self) {
+        let Some(task) = self.registered.filter(|_| self.notify.generation.get() == self.generation) else { return };
+        let mut wakers = self.notify.wakers.borrow_mut();
+        if let Some(at) = wakers.iter().rposition(|waker| waker.data() == task) {
+            drop(wakers.remove(at));
+        }
+    }
+}
+
 struct Slot<T> {
     value: Option<T>,
     waker: Option<Waker>,
@@ -116,4 +127,24 @@ pub(crate) async fn either(a: impl Future<Output = ()>, b: impl Future<Output = 
         _ => Poll::Ready(()),
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_up_leaves_nothing_behind() {
+        let notify = Notify::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut stays = pin!(notify.notified());
+        assert!(stays.as_mut().poll(&mut cx).is_pending());
+        for _ in 0..10 {
+            let mut gives_up = pin!(notify.notified());
+            assert!(gives_up.as_mut().poll(&mut cx).is_pending());
+        }
+        assert_eq!(notify.wakers.borrow().len(), 1, "of those that wait no more there is none");
+        notify.notify();
+        assert!(stays.as_mut().poll(&mut cx).is_ready());
+    }
 }

@@ -132,7 +132,7 @@ impl Admitted {
     /// As [`LocalVolume::read`]; `Invalid` for another request than was admitted, or for more.
     pub async fn read(&mut self, offset: u64, length: usize) -> Result<IoBuf> {
         self.take(Kind::Read, length as u64)?;
-        self.volume.read_now(offset, length).await
+        self.volume.read_now(offset, length, self.permit.as_ref()).await
     }
 
     /// Carries out what was admitted, or the next part of it, as a write.

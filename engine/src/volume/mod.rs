@@ -248,7 +248,7 @@ impl LocalVolume {
         let _lock = core.block_locks.lock(volume, block).await;
         loop {
             let (pointers, guard) = self.look_up(block, 1).await?;
-            let mut buf = self.fetch(block, &pointers).await?;
+            let mut buf = self.fetch(block, &pointers, None).await?;
             drop(guard);
             buf[at..at + bytes.len()].copy_from_slice(bytes);
             let expected = pointers.first().copied().unwrap_or(Pointer::HOLE);

@@ -1,10 +1,14 @@
 //! Reading: look up, join what is physically adjacent into one request, verify every checksum, answer.
 
+use std::{collections::VecDeque, ops::Range};
+
 use super::{LocalVolume, PIECE};
 use crate::{
     core::ReadGuard,
     error::{Error, Result, corrupt},
     format::pointer::{Place, Pointer},
+    qos::Permit,
+    reactor::Pending,
     sabotage::{Sabotage, broken},
     state::tree_of,
     storage::{Completion, Op, buffer::IoBuf},
@@ -12,32 +16,35 @@ use crate::{
     units::{BLOCK, BLOCK_SIZE, blocks_for},
 };
 
+/// How many reads of one request are under way.
+const AT_A_TIME: usize = 32;
+
 impl LocalVolume {
-    pub(super) async fn read_now(&self, offset: u64, length: usize) -> Result<IoBuf> {
+    pub(super) async fn read_now(&self, offset: u64, length: usize, permit: Option<&Permit>) -> Result<IoBuf> {
         self.check_range("read", offset, length as u64)?;
         self.fill(offset, offset + length as u64).await?;
         if length as u64 <= PIECE {
-            return self.read_piece(offset, length).await;
+            return self.read_piece(offset, length, permit).await;
         }
         let mut out = IoBuf::with_len(length);
         let mut done = 0;
         while done < length {
             let n = (length - done).min(PIECE as usize);
-            let piece = self.read_piece(offset + done as u64, n).await?;
+            let piece = self.read_piece(offset + done as u64, n, permit).await?;
             out[done..done + n].copy_from_slice(&piece);
             done += n;
         }
         Ok(out)
     }
 
-    async fn read_piece(&self, offset: u64, length: usize) -> Result<IoBuf> {
+    async fn read_piece(&self, offset: u64, length: usize, permit: Option<&Permit>) -> Result<IoBuf> {
         if length == 0 {
             return Ok(IoBuf::with_len(0));
         }
         let first = offset / BLOCK;
         let count = blocks_for(offset + length as u64) - first;
         let (blocks, guard) = self.look_up(first, count).await?;
-        let mut buf = self.fetch(first, &blocks).await?;
+        let mut buf = self.fetch(first, &blocks, permit).await?;
         drop(guard);
         let head = (offset % BLOCK) as usize;
         if head != 0 {
@@ -63,34 +70,53 @@ impl LocalVolume {
         }
     }
 
-    /// Reads and verifies the blocks of `pointers`, physically adjacent ones in one request.
-    pub(super) async fn fetch(&self, first: u64, pointers: &[Pointer]) -> Result<IoBuf> {
+    /// Reads and verifies the blocks of `pointers`, physically adjacent ones in one request, and so many of these at a time: who comes
+    /// meanwhile does not wait for all of them.
+    pub(super) async fn fetch(&self, first: u64, pointers: &[Pointer], permit: Option<&Permit>) -> Result<IoBuf> {
         let len = pointers.len() * BLOCK_SIZE;
-        let mut segments = segments(pointers);
+        let segments = segments(pointers);
+        if let Some(permit) = permit {
+            permit.in_pieces(segments.iter().filter(|segment| segment.place.is_some()).count().max(1) as u64);
+        }
         if let (Some(Segment { place: Some(place), .. }), 1) = (segments.first(), segments.len()) {
             let buf = self.fetch_run(*place, len).await?;
             self.verify(first, pointers, &buf)?;
             return Ok(buf);
         }
         let mut out = IoBuf::with_len(len);
-        let mut reads = Vec::with_capacity(segments.len());
-        for segment in segments.drain(..) {
-            let range = segment.first * BLOCK_SIZE..(segment.first + segment.count) * BLOCK_SIZE;
-            match segment.place {
-                None => out[range].fill(0),
-                Some(place) => {
-                    let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(range.len()) };
-                    reads.push((place, segment, self.core().reactor.submit(op)));
-                }
+        let mut reads = VecDeque::with_capacity(AT_A_TIME.min(segments.len()));
+        for segment in segments {
+            let Some(place) = segment.place else {
+                out[segment.bytes()].fill(0);
+                continue;
+            };
+            if reads.len() == AT_A_TIME
+                && let Some(read) = reads.pop_front()
+            {
+                self.take_segment(first, pointers, read, &mut out).await?;
             }
+            let op = Op::Read { offset: place * BLOCK, buf: IoBuf::with_len(segment.bytes().len()) };
+            reads.push_back((place, segment, self.core().reactor.submit(op)));
         }
-        for (place, segment, read) in reads {
-            let buf = self.finish_read(place, read.await)?;
-            let range = segment.first..segment.first + segment.count;
-            self.verify(first + segment.first as u64, &pointers[range.clone()], &buf)?;
-            out[range.start * BLOCK_SIZE..range.end * BLOCK_SIZE].copy_from_slice(&buf);
+        for read in reads {
+            self.take_segment(first, pointers, read, &mut out).await?;
         }
         Ok(out)
+    }
+
+    /// Puts what was read of a segment into its place.
+    async fn take_segment(
+        &self,
+        first: u64,
+        pointers: &[Pointer],
+        (place, segment, read): (u64, Segment, Pending),
+        out: &mut IoBuf,
+    ) -> Result<()> {
+        let buf = self.finish_read(place, read.await)?;
+        let blocks = segment.first..segment.first + segment.count;
+        self.verify(first + segment.first as u64, &pointers[blocks], &buf)?;
+        out[segment.bytes()].copy_from_slice(&buf);
+        Ok(())
     }
 
     async fn fetch_run(&self, place: u64, len: usize) -> Result<IoBuf> {
@@ -133,6 +159,12 @@ struct Segment {
     first: usize,
     count: usize,
     place: Option<u64>,
+}
+
+impl Segment {
+    fn bytes(&self) -> Range<usize> {
+        self.first * BLOCK_SIZE..(self.first + self.count) * BLOCK_SIZE
+    }
 }
 
 fn segments(pointers: &[Pointer]) -> Vec<Segment> {

@@ -14,6 +14,15 @@ pub(crate) struct Client {
     pub(crate) leaf: Leaf,
     pub(crate) depth: u32,
     pub(crate) request: Request,
+    /// What each of its requests is for the device.
+    pub(crate) pieces: u64,
+}
+
+impl Client {
+    /// What the device does for a request.
+    fn cost(&self) -> u64 {
+        self.request.bytes + (16 << 10) * self.pieces
+    }
 }
 
 /// Serves requests one after the other, each for a time by its size.
@@ -53,14 +62,16 @@ impl World {
     }
 
     pub(crate) fn client(&mut self, leaf: Leaf, depth: u32, kind: Kind, bytes: u64) -> usize {
-        self.clients.push((Client { leaf, depth, request: Request { kind, bytes } }, 0));
+        self.clients.push((Client { leaf, depth, request: Request { kind, bytes }, pieces: 1 }, 0));
         self.clients.len() - 1
     }
 
     pub(crate) fn start(&mut self, client: usize) {
         self.started += 1;
         self.went.push((self.now, client));
-        let cost = self.clients[client].0.request.bytes + (16 << 10);
+        let Client { leaf, pieces, .. } = self.clients[client].0;
+        self.tree.in_pieces(leaf, pieces);
+        let cost = self.clients[client].0.cost();
         let takes = self.device.rate.map_or(1000, |rate| cost * SECOND / rate);
         let begins = if self.device.rate.is_some() { self.free_at.max(self.now) } else { self.now };
         self.free_at = begins + takes;
@@ -95,7 +106,8 @@ impl World {
             while let Some(done @ (_, _, client)) = self.ends.first().copied().filter(|(at, ..)| *at <= self.now) {
                 let _was = self.ends.remove(&done);
                 self.clients[client].1 -= 1;
-                let Client { leaf, request, .. } = self.clients[client].0;
+                let Client { leaf, request, pieces, .. } = self.clients[client].0;
+                self.tree.pieces_done(leaf, pieces);
                 self.tree.done(leaf, request, self.now);
             }
         }
@@ -108,8 +120,7 @@ impl World {
 
     /// What a client got of the device, as a part of all, between two times.
     pub(crate) fn share(&self, client: usize, from: u64, to: u64) -> f64 {
-        let cost = |who: usize| (self.clients[who].0.request.bytes + (16 << 10)) as f64;
-        let of = |who: usize| self.count(who, from, to) as f64 * cost(who);
+        let of = |who: usize| (self.count(who, from, to) * self.clients[who].0.cost()) as f64;
         of(client) / (0..self.clients.len()).map(of).sum::<f64>()
     }
 }

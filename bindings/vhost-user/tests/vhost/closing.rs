@@ -3,11 +3,18 @@
 use crate::{attacker::*, fixture::*, front_end::*};
 use cairn_engine::VolumeOptions;
 use pollster::block_on;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, IoSlice, Read, Write},
+    mem::MaybeUninit,
     net::TcpStream,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
 };
 
 #[track_caller]
@@ -15,6 +22,27 @@ fn holds_nobody_up(fixture: &Fixture, peer: TcpStream) {
     let answers = answers(&fixture.pool);
     drop(peer);
     assert!(answers, "the reactor waits in a system call for somebody else's good will");
+}
+
+/// With a byte that is urgent, to be met within a message or before one.
+fn pass_urgent(to: &UnixStream, fds: &[BorrowedFd<'_>]) {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = SendAncillaryBuffer::new(&mut room);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    sendmsg(to, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL | SendFlags::OOB).unwrap();
+}
+
+#[test]
+fn with_an_urgent_byte() {
+    let fixture = Fixture::new();
+    let front_end = fixture.connect();
+    assert!(front_end.number(GET_FEATURES) > 0);
+    let (socket, peer) = lingering();
+    while_busy(&fixture, || {
+        pass_urgent(&front_end.stream, &[socket.as_fd()]);
+        drop(socket);
+    });
+    holds_nobody_up(&fixture, peer);
 }
 
 #[test]
