@@ -13,22 +13,21 @@ use std::{
 /// Alignment of every buffer in bytes; enough for the direct I/O of any device met so far.
 pub const ALIGN: usize = 4096;
 
-/// Sizes of buffers that are kept for reuse by the thread that drops them, and how many of each: a large one comes from the kernel page by page, and
-/// goes back to it, which takes longer than reading into it.
-const CLASSES: [(usize, usize); 4] = [(ALIGN, 256), (64 << 10, 256), (256 << 10, 32), (1 << 20, 16)];
+/// Buffers of up to this many bytes are kept for reuse by the thread that drops them.
+const KEPT_CAPACITY: usize = 64 * 1024;
+/// How many of each size are kept per thread.
+const KEPT: usize = 256;
 
 /// Free buffers of one size, kept by a thread.
-struct Kept {
-    capacity: usize,
-    most: usize,
+struct Kept<const CAPACITY: usize> {
     free: RefCell<Vec<NonNull<u8>>>,
     /// Buffers that the thread had to ask the allocator for. One that never needs any keeps none of those that others hand it.
     made: Cell<usize>,
 }
 
-impl Kept {
-    const fn new((capacity, most): (usize, usize)) -> Self {
-        Self { capacity, most, free: RefCell::new(Vec::new()), made: Cell::new(0) }
+impl<const CAPACITY: usize> Kept<CAPACITY> {
+    const fn new() -> Self {
+        Self { free: RefCell::new(Vec::new()), made: Cell::new(0) }
     }
 
     fn take(&self) -> Option<NonNull<u8>> {
@@ -42,7 +41,7 @@ impl Kept {
     /// Takes the buffer unless there are enough already.
     fn put(&self, ptr: NonNull<u8>) -> bool {
         let mut list = self.free.borrow_mut();
-        let room = list.len() < self.most.min(self.made.get());
+        let room = list.len() < KEPT.min(self.made.get());
         if room {
             list.push(ptr);
         }
@@ -50,23 +49,18 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl<const CAPACITY: usize> Drop for Kept<CAPACITY> {
     fn drop(&mut self) {
         for ptr in self.free.take() {
             // SAFETY: `put` took over a buffer of this capacity from an `IoBuf` that let go of it.
-            unsafe { dealloc(ptr.as_ptr(), layout(self.capacity)) }
+            unsafe { dealloc(ptr.as_ptr(), layout(CAPACITY)) }
         }
     }
 }
 
 thread_local! {
-    static KEPT: [Kept; CLASSES.len()] =
-        const { [Kept::new(CLASSES[0]), Kept::new(CLASSES[1]), Kept::new(CLASSES[2]), Kept::new(CLASSES[3])] };
-}
-
-/// Asks this thread's buffers of a capacity, if they are kept, and the thread is not at its end.
-fn of_capacity<R>(capacity: usize, ask: impl FnOnce(&Kept) -> R) -> Option<R> {
-    KEPT.try_with(|kept| kept.iter().find(|class| class.capacity == capacity).map(ask)).ok().flatten()
+    static SINGLE: Kept<ALIGN> = const { Kept::new() };
+    static LARGE: Kept<KEPT_CAPACITY> = const { Kept::new() };
 }
 
 /// An owned, aligned, initialised byte buffer.
@@ -98,7 +92,12 @@ impl IoBuf {
     #[must_use]
     pub fn with_len(len: usize) -> Self {
         let capacity = Self::footprint(len);
-        let ptr = of_capacity(capacity, Kept::take).flatten().unwrap_or_else(|| {
+        let kept = match capacity {
+            ALIGN => SINGLE.try_with(Kept::take).ok().flatten(),
+            KEPT_CAPACITY => LARGE.try_with(Kept::take).ok().flatten(),
+            _ => None,
+        };
+        let ptr = kept.unwrap_or_else(|| {
             let layout = layout(capacity);
             // SAFETY: the layout's size is never zero.
             NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
@@ -109,14 +108,11 @@ impl IoBuf {
     /// Bytes of memory that a buffer of `len` bytes takes.
     #[must_use]
     pub const fn footprint(len: usize) -> usize {
-        let mut class = 0;
-        while class < CLASSES.len() {
-            if len <= CLASSES[class].0 {
-                return CLASSES[class].0;
-            }
-            class += 1;
+        match len {
+            0..=ALIGN => ALIGN,
+            _ if len <= KEPT_CAPACITY => KEPT_CAPACITY,
+            _ => len.next_multiple_of(ALIGN),
         }
-        len.next_multiple_of(ALIGN)
     }
 
     /// A buffer of `len` zero bytes.
@@ -135,7 +131,12 @@ impl IoBuf {
 
 impl Drop for IoBuf {
     fn drop(&mut self) {
-        if of_capacity(self.capacity, |kept| kept.put(self.ptr)) != Some(true) {
+        let kept = match self.capacity {
+            ALIGN => SINGLE.try_with(|k| k.put(self.ptr)).unwrap_or(false),
+            KEPT_CAPACITY => LARGE.try_with(|k| k.put(self.ptr)).unwrap_or(false),
+            _ => false,
+        };
+        if !kept {
             // SAFETY: allocated in `with_len` by the same allocator with the same layout, and dropped once.
             unsafe { dealloc(self.ptr.as_ptr(), layout(self.capacity)) }
         }
@@ -181,31 +182,27 @@ impl std::fmt::Debug for IoBuf {
 mod tests {
     use super::*;
 
-    const LARGEST: usize = CLASSES[CLASSES.len() - 1].0;
-
     /// Lengths around the capacities that are kept.
-    fn lengths() -> Vec<usize> {
-        let around = CLASSES.iter().flat_map(|(capacity, _)| [capacity - 1, *capacity, capacity + 1]);
-        [0, 1, 3 * LARGEST].into_iter().chain(around).collect()
-    }
+    const LENGTHS: [usize; 8] =
+        [0, 1, ALIGN - 1, ALIGN, ALIGN + 1, KEPT_CAPACITY, KEPT_CAPACITY + 1, 3 * KEPT_CAPACITY];
 
-    fn kept() -> [usize; CLASSES.len()] {
-        KEPT.with(|kept| kept.each_ref().map(|class| class.free.borrow().len()))
+    fn kept() -> [usize; 2] {
+        [SINGLE.with(|k| k.free.borrow().len()), LARGE.with(|k| k.free.borrow().len())]
     }
 
     #[test]
     fn every_buffer_is_aligned_whole_and_its_own() {
         for round in 1..=3 {
-            let bufs: Vec<IoBuf> = lengths()
-                .into_iter()
-                .map(|len| {
+            let bufs: Vec<IoBuf> = LENGTHS
+                .iter()
+                .map(|&len| {
                     let mut buf = IoBuf::zeroed(len);
                     assert_eq!(buf[..], vec![0; len][..], "{len} bytes, used before");
                     buf.fill(round);
                     buf
                 })
                 .collect();
-            for (buf, len) in bufs.iter().zip(lengths()) {
+            for (buf, len) in bufs.iter().zip(LENGTHS) {
                 assert_eq!((buf.len(), buf.as_ptr().addr() % ALIGN), (len, 0));
                 assert_eq!(buf[..], vec![round; len][..]);
             }
@@ -226,14 +223,14 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_a_bounded_number_for_itself() {
-        assert_eq!(kept(), [0; CLASSES.len()], "tests have threads of their own");
-        let most = CLASSES[0].1;
-        let singles = if cfg!(miri) { most / 64 } else { most + 10 };
+        let few = [0, 0];
+        assert_eq!(kept(), few, "tests have threads of their own");
+        let singles = if cfg!(miri) { KEPT / 64 } else { KEPT + 10 };
         let bufs: Vec<IoBuf> = (0..singles).map(|_| IoBuf::with_len(ALIGN)).collect();
         let places: Vec<usize> = bufs.iter().map(|b| b.as_ptr().addr()).collect();
         drop(bufs);
-        drop((IoBuf::with_len(LARGEST), IoBuf::with_len(LARGEST + 1)));
-        assert_eq!(kept(), [singles.min(most), 0, 0, 1], "larger ones are not kept");
+        drop((IoBuf::with_len(KEPT_CAPACITY), IoBuf::with_len(KEPT_CAPACITY + 1)));
+        assert_eq!(kept(), [singles.min(KEPT), 1], "larger ones are not kept");
         let again = IoBuf::with_len(1);
         assert!(places.contains(&again.as_ptr().addr()), "one that was kept");
         // Buffers end on another thread, also while it ends.
@@ -243,7 +240,7 @@ mod tests {
             drop(again);
             kept()
         });
-        assert_eq!(there.join().unwrap(), [1, 0, 0, 0]);
-        assert_eq!(kept(), [singles.min(most) - 1, 0, 0, 1]);
+        assert_eq!(there.join().unwrap(), [1, 0]);
+        assert_eq!(kept(), [singles.min(KEPT) - 1, 1]);
     }
 }
