@@ -10,6 +10,17 @@ fn credit(tokens: u64) -> Credit {
     Credit::from(tokens) * Credit::from(SECOND)
 }
 
+/// `whole · part / of`, rounded down, for `part` of at most `of`, and none of them negative.
+fn part(whole: Credit, part: Credit, of: Credit) -> Credit {
+    let rest = (whole % of).checked_mul(part).map(|product| product / of);
+    // Where the product is too large, 62 bits of each are more than a clock can tell.
+    let rest = rest.unwrap_or_else(|| {
+        let shift = (Credit::BITS - of.leading_zeros()).saturating_sub(62);
+        (((whole % of) >> shift) * (part >> shift) / (of >> shift)) << shift
+    });
+    (whole / of).saturating_mul(part).saturating_add(rest).min(whole)
+}
+
 /// Refills without ticks. What needs more than it can hold passes when it is full, and leaves a debt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Bucket {
@@ -84,6 +95,14 @@ impl Bucket {
         *self = Self::new(rate, capacity, now);
         let lowest = owed.min(-credit(self.rate));
         self.level = self.capacity.saturating_sub(used).max(lowest);
+    }
+
+    /// Another rate and capacity from now on: as full as before, in proportion. A debt stays as it is.
+    pub(crate) fn scale(&mut self, rate: u64, capacity: Credit, now: Nanos) {
+        self.refill(now);
+        let before = *self;
+        *self = Self::new(rate, capacity, now);
+        self.level = if before.level <= 0 { before.level } else { part(self.capacity, before.level, before.capacity) };
     }
 
     /// When so many tokens will be there, if none are taken.
@@ -174,6 +193,24 @@ mod tests {
         bucket.change(20, credit(5), 0);
         assert_eq!(bucket.tokens(0), -110, "a debt stays");
         assert_eq!(bucket.tokens(u64::MAX), 5, "in the end all is paid");
+    }
+
+    #[test]
+    fn another_size_keeps_the_part_that_is_there() {
+        let mut bucket = Bucket::new(100, credit(50), 0);
+        bucket.take(20);
+        bucket.scale(1000, credit(500), 0);
+        assert_eq!(bucket.tokens(0), 300);
+        bucket.scale(7, credit(5), 0);
+        assert_eq!((bucket.tokens(0), bucket.ready(3)), (3, 0));
+        bucket.take(10);
+        bucket.scale(1000, credit(500), 0);
+        assert_eq!(bucket.tokens(0), -7, "a debt is what it was");
+        for (whole, full) in [(1, Credit::MAX), (Credit::MAX, 1), (Credit::MAX, Credit::MAX), (3, 7)] {
+            assert_eq!((part(whole, full, full), part(whole, 0, full)), (whole, 0));
+        }
+        let half = part(Credit::MAX / 3, Credit::MAX / 2, Credit::MAX);
+        assert!((Credit::MAX / 6 - half).abs() < Credit::MAX >> 50, "{half}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Key, Nanos,
+    Key, Nanos, Request,
     bucket::Bucket,
     lanes::Lanes,
     lines::{Gate, Keys, Order},
@@ -68,15 +68,29 @@ pub(crate) struct Flow {
     pub(crate) joined: [Keys; 3],
     /// What held the first that waits back the longest, and for how long. The next one begins with the same: it was behind it.
     pub(crate) longest: (Nanos, Reason),
-    /// Since when the first that waits has been waiting for its share.
-    pub(crate) share_since: Option<Nanos>,
+    /// What holds it back now, and since when.
+    pub(crate) held: Option<(Nanos, Reason)>,
 }
 
 impl Flow {
     /// What has held the first that waits back the longest so far.
     pub(crate) fn held_by(&self, now: Nanos) -> (Nanos, Reason) {
-        let share = self.share_since.map_or(0, |since| now.saturating_sub(since));
-        if share > self.longest.0 { (share, Reason::Share) } else { self.longest }
+        let present = self.held.map(|(since, reason)| (now.saturating_sub(since), reason));
+        present.filter(|(nanos, _)| *nanos > self.longest.0).unwrap_or(self.longest)
+    }
+
+    /// Something holds the first that waits back from now on, the same as before or something else.
+    pub(crate) fn hold(&mut self, reason: Reason, now: Nanos) {
+        if self.held.is_none_or(|(_, before)| before != reason) {
+            self.longest = self.held_by(now);
+            self.held = Some((now, reason));
+        }
+    }
+
+    /// Another request is the first.
+    pub(crate) fn another(&mut self) {
+        self.longest.0 = 0;
+        self.held = None;
     }
 
     fn competes(&self) -> bool {
@@ -85,6 +99,7 @@ impl Flow {
 }
 
 pub(crate) struct LeafState {
+    pub(crate) generation: u32,
     pub(crate) gate: Gate,
     pub(crate) group: Option<u32>,
     pub(crate) is_background: bool,
@@ -97,7 +112,7 @@ pub(crate) struct LeafState {
     /// Requests and costs under way.
     pub(crate) under_way: u64,
     pub(crate) costs: u64,
-    /// Of these, what is beside the window.
+    /// Of these, what does not count: reserved requests, which go beside the window, and what hangs.
     pub(crate) beside: u64,
     /// What [`LeafState::activity`] was when it was counted last.
     pub(crate) active: u64,
@@ -106,13 +121,16 @@ pub(crate) struct LeafState {
     /// When the last one went, and when the last one ended.
     pub(crate) went: Nanos,
     pub(crate) ended: Nanos,
+    /// When something of it that counts went or ended the last time.
+    pub(crate) moved: Nanos,
     pub(crate) requests: u64,
     pub(crate) held: BTreeMap<Reason, Held>,
 }
 
 impl LeafState {
-    pub(crate) fn new(group: Option<u32>, is_background: bool) -> Self {
+    pub(crate) fn new(generation: u32, group: Option<u32>, is_background: bool) -> Self {
         Self {
+            generation,
             gate: Gate::default(),
             group,
             is_background,
@@ -128,6 +146,7 @@ impl LeafState {
             lingers: false,
             went: 0,
             ended: 0,
+            moved: 0,
             requests: 0,
             held: BTreeMap::new(),
         }
@@ -140,8 +159,13 @@ impl LeafState {
         if wants && !self.is_background { self.weight } else { 0 }
     }
 
-    /// What it has under way in the window.
+    /// What counts of what it has under way: for a volume, in the window.
     pub(crate) fn own(&self) -> u64 {
         self.costs.saturating_sub(self.beside)
+    }
+
+    /// What takes of the reserve, and what a request takes.
+    pub(crate) fn reserve_for(&self, request: &Request) -> Option<(&Bucket, u64)> {
+        self.reserved.as_ref().map(|bucket| (bucket, self.gate.limiter.requests(request)))
     }
 }

@@ -49,6 +49,13 @@ impl Gauge {
         });
     }
 
+    fn resize(&mut self, effective: &Effective, now: Nanos) {
+        self.rate.scale(effective.rate, capacity(effective), now);
+        if let (Some(burst), Some((max, _))) = (&mut self.burst, effective.burst) {
+            burst.scale(max, brought(max, SLACK), now);
+        }
+    }
+
     /// How much of it a request takes. A discard is one, whatever its size: nothing is transferred.
     fn tokens(&self, request: &Request, requests: u64) -> u64 {
         let concerned = match self.key {
@@ -58,7 +65,6 @@ impl Gauge {
         };
         match (concerned, self.key.is_bytes()) {
             (false, _) => 0,
-            (true, false) if request.kind == Kind::Discard => 1,
             (true, false) => requests,
             (true, true) if request.kind == Kind::Discard => 0,
             (true, true) => request.bytes,
@@ -83,13 +89,24 @@ impl Limiter {
         &self.limits
     }
 
-    /// Other limits, or another size of the volume, from the next request on. What was used of a limit that stays is still used.
+    /// As how many requests one counts.
+    pub(crate) fn requests(&self, request: &Request) -> u64 {
+        if request.kind == Kind::Discard { 1 } else { self.limits.requests(request.bytes) }
+    }
+
+    /// Other limits, or another size of the volume, from the next request on. What was used of a limit that stays is still used; where only the size is
+    /// another, as much of it as before, in proportion: else to grow and be put back again would be a way to credit.
     pub(crate) fn set(&mut self, limits: Limits, size: u64, now: Nanos) {
         let old = std::mem::take(&mut self.gauges);
+        let is_resized = limits == self.limits && size != self.size;
         let made = |effective: &Effective| match old.iter().find(|gauge| gauge.key == effective.key) {
             Some(gauge) => {
                 let mut gauge = *gauge;
-                gauge.change(effective, now);
+                if is_resized {
+                    gauge.resize(effective, now);
+                } else {
+                    gauge.change(effective, now);
+                }
                 gauge
             }
             None => Gauge::new(effective, now),
@@ -104,7 +121,7 @@ impl Limiter {
         if self.gauges.is_empty() {
             return;
         }
-        let requests = self.limits.requests(request.bytes);
+        let requests = self.requests(request);
         for gauge in &mut self.gauges {
             let tokens = gauge.tokens(request, requests);
             if tokens > 0 {
@@ -119,7 +136,7 @@ impl Limiter {
         if self.gauges.is_empty() {
             return;
         }
-        let requests = self.limits.requests(request.bytes);
+        let requests = self.requests(request);
         for gauge in &mut self.gauges {
             let tokens = gauge.tokens(request, requests);
             gauge.rate.take(tokens);

@@ -26,13 +26,20 @@ impl Tree {
     }
 
     pub(crate) fn add(&mut self, group: Option<Node>, is_background: bool) -> Leaf {
-        let state = LeafState::new(group.and_then(|node| self.group_of(node)), is_background);
+        self.last_generation = self.last_generation.wrapping_add(1);
+        let generation = self.last_generation;
+        let state = LeafState::new(generation, group.and_then(|node| self.group_of(node)), is_background);
         let at = self.free.pop().unwrap_or(self.leaves.len() as u32);
         match self.leaves.get_mut(at as usize) {
             Some(slot) => *slot = Some(state),
             None => self.leaves.push(Some(state)),
         }
-        Leaf(at)
+        Leaf { at, generation }
+    }
+
+    /// The place of a volume that is there.
+    pub(crate) fn place_of(&self, leaf: Leaf) -> Option<u32> {
+        self.leaf(leaf.at).filter(|state| state.generation == leaf.generation).map(|_| leaf.at)
     }
 
     fn group_of(&self, node: Node) -> Option<u32> {
@@ -58,25 +65,21 @@ impl Tree {
         let group = group.and_then(|node| self.group_of(node));
         // It leaves the lines of the group that it was in.
         self.wake_all();
-        if let Some(state) = self.leaf_mut(leaf.0) {
+        if let Some(state) = self.place_of(leaf).and_then(|at| self.leaf_mut(at)) {
             state.group = group;
         }
     }
 
-    /// Takes a volume out. Tickets of what waited are forgotten; what is under way need not be reported.
+    /// Takes a volume out. Tickets of what waited are forgotten; what is under way need not be reported, but may be.
     pub fn remove_leaf(&mut self, leaf: Leaf) {
-        if leaf == self.background {
-            return;
-        }
-        [0, 1].into_iter().for_each(|lane| self.out_of_place(flow_of(leaf.0, lane)));
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::take) else { return };
-        self.free.push(leaf.0);
-        let _reserve = self.reserving.remove(&leaf.0);
-        let _was = self.lingering.remove(&(state.ended, leaf.0));
+        let Some(at) = self.place_of(leaf).filter(|_| leaf != self.background) else { return };
+        [0, 1].into_iter().for_each(|lane| self.out_of_place(flow_of(at, lane)));
+        let Some(state) = self.leaves.get_mut(at as usize).and_then(Option::take) else { return };
+        self.free.push(at);
+        let _was = self.lingering.remove(&(state.ended, at));
         self.window.under_way = self.window.under_way.saturating_sub(state.own());
         self.spare.ended(state.under_way, 0);
-        self.active = self.active.saturating_sub(state.active);
-        self.count_heaviest();
+        self.active.change(state.active, 0);
     }
 
     /// Takes a group out; its volumes are in none then.
@@ -106,13 +109,17 @@ impl Tree {
                     gate.limiter.set(limits, size, now);
                 }
             }
-            Node::Leaf(leaf) => self.set_leaf(leaf, limits, size, now),
+            Node::Leaf(leaf) => {
+                if let Some(at) = self.place_of(leaf) {
+                    self.set_leaf(at, limits, size, now);
+                }
+            }
         }
         self.wake_all();
     }
 
-    fn set_leaf(&mut self, leaf: Leaf, limits: Limits, size: u64, now: Nanos) {
-        let Some(state) = self.leaf_mut(leaf.0) else { return };
+    fn set_leaf(&mut self, leaf: u32, limits: Limits, size: u64, now: Nanos) {
+        let Some(state) = self.leaf_mut(leaf) else { return };
         state.weight = limits.weight();
         state.reserved = limits.reserved().map(|rate| {
             let capacity = i128::from(rate) * i128::from(crate::SECOND / 20);
@@ -120,22 +127,16 @@ impl Tree {
             bucket.change(rate, capacity, now);
             bucket
         });
-        let is_reserving = state.reserved.is_some();
         state.gate.limiter.set(limits, size, now);
-        self.count_heaviest();
-        let _changed = if is_reserving { self.reserving.insert(leaf.0) } else { self.reserving.remove(&leaf.0) };
-        self.recount(leaf.0);
-    }
-
-    fn count_heaviest(&mut self) {
-        self.heaviest = self.leaves.iter().flatten().map(|state| state.weight).max().unwrap_or(1);
+        [0, 1].into_iter().for_each(|lane| self.claim(flow_of(leaf, lane)));
+        self.recount(leaf);
     }
 
     /// Counts anew what a leaf adds to the weights of the active ones: after each change of what it waits for or has under way.
     pub(crate) fn recount(&mut self, leaf: u32) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         let now = state.activity();
-        self.active = self.active.saturating_sub(state.active) + now;
+        self.active.change(state.active, now);
         state.active = now;
     }
 
@@ -145,13 +146,13 @@ impl Tree {
         match node {
             Node::Pool => Some(self.pool.limiter.limits()),
             Node::Group(group) => self.groups.get(group as usize)?.as_ref().map(|gate| gate.limiter.limits()),
-            Node::Leaf(leaf) => self.leaves.get(leaf.0 as usize)?.as_ref().map(|state| state.gate.limiter.limits()),
+            Node::Leaf(leaf) => self.leaf(self.place_of(leaf)?).map(|state| state.gate.limiter.limits()),
         }
     }
 
     /// A volume as it is now; `None` for one that is not there.
     pub fn snapshot(&mut self, leaf: Leaf, now: Nanos) -> Option<Snapshot> {
-        let state = self.leaf_mut(leaf.0)?;
+        let state = self.leaf_mut(self.place_of(leaf)?)?;
         let mut held = state.held.clone();
         for (lane, flow) in (0..).zip(&state.flows).filter(|(_, flow)| flow.place != Place::Idle) {
             let so_far = state.waiting.of(lane).map(|waiting| now.saturating_sub(waiting.since));
@@ -176,7 +177,7 @@ impl Tree {
         match node {
             Node::Pool => Some(&mut self.pool.limiter),
             Node::Group(group) => self.groups.get_mut(group as usize)?.as_mut().map(|gate| &mut gate.limiter),
-            Node::Leaf(leaf) => self.leaf_mut(leaf.0).map(|state| &mut state.gate.limiter),
+            Node::Leaf(leaf) => self.leaf_mut(self.place_of(leaf)?).map(|state| &mut state.gate.limiter),
         }
     }
 

@@ -35,9 +35,13 @@ impl Request {
     }
 }
 
-/// A volume, or background work.
+/// A volume, or background work. Of one that was taken out nothing is known any more, also when another has come into its place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Leaf(pub(crate) u32);
+pub struct Leaf {
+    pub(crate) at: u32,
+    /// Which of those that have had this place.
+    pub(crate) generation: u32,
+}
 
 /// The pool, a group, or a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,5 +1,7 @@
 //! Fair shares of a device that several want more of than it gives: start tags, and a window of what may be under way.
 
+use std::collections::BTreeMap;
+
 use crate::{Nanos, SECOND};
 
 /// What a request costs besides its bytes: a small one takes a device about as long as so many bytes of a large one.
@@ -81,6 +83,38 @@ fn share(most: u64, weight: u64, active: u64) -> u64 {
     (u128::from(most) * u128::from(weight) / u128::from(active.max(1))) as u64
 }
 
+/// Weights of the leaves that have something under way or waiting.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Active {
+    /// Of all of them.
+    pub(crate) sum: u64,
+    /// How many have each weight.
+    counts: BTreeMap<u64, u32>,
+}
+
+impl Active {
+    /// A leaf adds so much from now on, where it added so much before; zero: nothing.
+    pub(crate) fn change(&mut self, before: u64, now: u64) {
+        if before == now {
+            return;
+        }
+        self.sum = self.sum.saturating_sub(before).saturating_add(now);
+        if let Some(count) = self.counts.get_mut(&before) {
+            *count -= 1;
+            if *count == 0 {
+                let _none = self.counts.remove(&before);
+            }
+        }
+        if now > 0 {
+            *self.counts.entry(now).or_default() += 1;
+        }
+    }
+
+    fn heaviest(&self) -> u64 {
+        self.counts.last_key_value().map_or(1, |(weight, _)| *weight)
+    }
+}
+
 /// What may be under way at the device while more than one leaf wants it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Window {
@@ -100,9 +134,9 @@ impl Window {
             || self.under_way.saturating_add(cost) <= most
     }
 
-    /// Whether nothing fits, whoever wants it, of volumes of this weight at most.
-    pub(crate) fn is_full(&self, heaviest: u64, active: u64) -> bool {
-        let Some(most) = self.most.filter(|_| active > 0) else { return false };
-        self.under_way.saturating_add(OVERHEAD) > most && share(most, heaviest, active) < OVERHEAD
+    /// Whether nothing fits, whoever wants it.
+    pub(crate) fn is_full(&self, active: &Active) -> bool {
+        let Some(most) = self.most.filter(|_| active.sum > 0) else { return false };
+        self.under_way.saturating_add(OVERHEAD) > most && share(most, active.heaviest(), active.sum) < OVERHEAD
     }
 }

@@ -34,23 +34,19 @@ impl Tree {
         })
     }
 
-    /// A flow waits for tokens.
+    /// A flow waits for tokens. What it cannot use yet is anybody's: at the levels above, and, while it is behind others, also below.
     pub(crate) fn stand(&mut self, number: u32, level: Level, short: Short, now: Nanos) {
-        let above = Level::ALL.into_iter().filter(|other| *other > level);
-        above.for_each(|level| self.leave(number, level));
+        let is_behind = short.until.is_none();
+        let others = Level::ALL.into_iter().filter(|other| *other > level || (is_behind && *other < level));
+        others.for_each(|level| self.leave(number, level));
         let Some(flow) = self.flow(number) else { return };
-        let (order, reason) = (flow.order, Reason::Limit(level, short.key));
-        flow.longest = flow.held_by(now);
-        flow.share_since = None;
-        let wait = short.until.map_or(0, |until| until.saturating_sub(now));
-        if wait > flow.longest.0 || flow.longest.0 == 0 {
-            flow.longest = (wait, reason);
-        }
+        let order = flow.order;
+        flow.hold(Reason::Limit(level, short.key), now);
         flow.place = Place::Waits(level, short.until);
         if let Some(joined) = flow.joined.get_mut(level as usize) {
             *joined |= short.keys;
         }
-        let _was = self.ready.remove(&order);
+        self.not_ready(order);
         if let Some(until) = short.until {
             let _new = self.sleeping.insert((until, number));
         }
@@ -90,23 +86,46 @@ impl Tree {
         }
         flow.place = Place::Ready;
         let order = flow.order;
-        let _new = self.ready.insert(order);
+        self.is_ready(order);
         self.recount(number / 2);
     }
 
-    /// It has its tokens, and waits for the device. What is there is anybody's meanwhile.
-    pub(crate) fn wait_for_share(&mut self, number: u32, now: Nanos) {
-        self.leave_all(number);
+    /// It has its tokens, and waits for the device. What is there is anybody's meanwhile, but for the first of all, which is the next to go: beside
+    /// small requests that always find a few tokens a large one would begin anew for ever.
+    pub(crate) fn wait_for_share(&mut self, number: u32, is_first: bool, now: Nanos) {
+        if !is_first {
+            self.leave_all(number);
+        }
         if let Some(flow) = self.flow(number) {
-            let _since = flow.share_since.get_or_insert(now);
+            flow.hold(Reason::Share, now);
+        }
+    }
+
+    /// The turn of a flow may have come.
+    fn is_ready(&mut self, order: Order) {
+        let _new = self.ready.insert(order);
+        self.claim(order.2);
+    }
+
+    fn not_ready(&mut self, order: Order) {
+        let _was = self.ready.remove(&order);
+        let _claim = self.claims.remove(&order.2);
+    }
+
+    /// Notes whether a flow wants to go beside the window.
+    pub(crate) fn claim(&mut self, number: u32) {
+        let may = self.leaf(number / 2).is_some_and(|state| state.is_background || state.reserved.is_some());
+        if may && self.flow(number).is_some_and(|flow| flow.place == Place::Ready) {
+            let _new = self.claims.insert(number);
+        } else {
+            let _was = self.claims.remove(&number);
         }
     }
 
     /// Another request is the first of a flow, or none is.
     pub(crate) fn line_up(&mut self, number: u32) {
         if let Some(flow) = self.flow(number) {
-            flow.longest.0 = 0;
-            flow.share_since = None;
+            flow.another();
         }
         self.line_up_again(number);
     }
@@ -120,7 +139,8 @@ impl Tree {
             flow.order = (start, first, number);
             flow.place = Place::Ready;
             let order = flow.order;
-            let _new = self.ready.insert(order);
+            self.waiting_flows += 1;
+            self.is_ready(order);
         }
         self.recount(number / 2);
     }
@@ -130,15 +150,20 @@ impl Tree {
         let Some(flow) = self.flow(number) else { return };
         let (order, place) = (flow.order, std::mem::take(&mut flow.place));
         match place {
-            Place::Ready => drop(self.ready.remove(&order)),
+            Place::Idle => return,
+            Place::Ready => self.not_ready(order),
             Place::Waits(_, Some(until)) => drop(self.sleeping.remove(&(until, number))),
-            Place::Waits(_, None) | Place::Idle => {}
+            Place::Waits(_, None) => {}
         }
+        self.waiting_flows -= 1;
         self.leave_all(number);
     }
 
     /// Everybody looks again: something has changed for them.
     pub(crate) fn wake_all(&mut self) {
+        if self.waiting_flows == 0 {
+            return;
+        }
         self.sleeping.clear();
         self.pool.clear_lines();
         self.groups.iter_mut().flatten().for_each(Gate::clear_lines);

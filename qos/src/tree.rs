@@ -7,7 +7,7 @@ use crate::{
     lanes::{Waiting, lane_of},
     leaf::{LeafState, Place, Reason},
     lines::{Gate, Order},
-    share::{Clock, LINGER, PATIENCE, STALLED, Window, in_pieces},
+    share::{Active, Clock, LINGER, PATIENCE, STALLED, Window, in_pieces},
     spare::Spare,
 };
 
@@ -43,15 +43,15 @@ pub struct Tree {
     /// Since when something has been waiting for the window, or when those that stall were looked for last.
     pub(crate) full_since: Option<Nanos>,
     pub(crate) spare: Spare,
-    /// Weights of the leaves that have something under way or waiting.
-    pub(crate) active: u64,
-    /// The largest weight.
-    pub(crate) heaviest: u64,
-    /// Leaves with a reserve.
-    pub(crate) reserving: BTreeSet<u32>,
+    pub(crate) active: Active,
+    /// Flows whose turn may have come, and that may go beside the window.
+    pub(crate) claims: BTreeSet<u32>,
+    /// Flows of which something waits.
+    pub(crate) waiting_flows: usize,
     /// Somebody was woken since the flows were looked through.
     pub(crate) woken: bool,
     last_ticket: u64,
+    pub(crate) last_generation: u32,
     pub(crate) background: Leaf,
 }
 
@@ -82,12 +82,13 @@ impl Tree {
             window: Window::default(),
             full_since: None,
             spare: Spare::default(),
-            active: 0,
-            heaviest: 1,
-            reserving: BTreeSet::new(),
+            active: Active::default(),
+            claims: BTreeSet::new(),
+            waiting_flows: 0,
             woken: false,
             last_ticket: 0,
-            background: Leaf(0),
+            last_generation: 0,
+            background: Leaf { at: 0, generation: 0 },
         };
         this.background = this.add(None, true);
         this
@@ -120,8 +121,8 @@ impl Tree {
             return;
         }
         self.full_since = Some(now);
-        for state in self.leaves.iter_mut().flatten().filter(|state| state.own() > 0) {
-            if state.went.max(state.ended).saturating_add(STALLED) <= now {
+        for state in self.leaves.iter_mut().flatten().filter(|state| state.own() > 0 && !state.is_background) {
+            if state.moved.saturating_add(STALLED) <= now {
                 self.window.under_way = self.window.under_way.saturating_sub(state.own());
                 state.beside = state.costs;
             }
@@ -134,7 +135,8 @@ impl Tree {
             return Decision::Go;
         }
         self.forget_idle(now);
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return Decision::Go };
+        let Some(at) = self.place_of(leaf) else { return Decision::Go };
+        let Some(state) = self.leaves.get_mut(at as usize).and_then(Option::as_mut) else { return Decision::Go };
         self.last_ticket += 1;
         let (number, lane) = (self.last_ticket, lane_of(&request));
         let is_first = state.waiting.first(lane).is_none();
@@ -143,12 +145,12 @@ impl Tree {
         if is_first && self.ready.is_empty() {
             if state.active == 0 && !state.is_background {
                 state.active = state.weight;
-                self.active += state.weight;
+                self.active.change(0, state.weight);
             }
             let has_nothing = state.own() == 0;
-            let order = (self.clock.start(state.finish), number, flow_of(leaf.0, lane));
+            let order = (self.clock.start(state.finish), number, flow_of(at, lane));
             match self.look(&request, order, now) {
-                None if self.fits(leaf.0, &request, has_nothing, now) => {
+                None if self.fits(at, &request, has_nothing, now) => {
                     self.go(&request, order, false, now);
                     return Decision::Go;
                 }
@@ -156,15 +158,15 @@ impl Tree {
                 Some((level, short)) => reason = Some(Reason::Limit(level, short.key)),
             }
         }
-        let Some(state) = self.leaf_mut(leaf.0) else { return Decision::Go };
+        let Some(state) = self.leaf_mut(at) else { return Decision::Go };
         state.waiting.push(Waiting { number, request, since: now });
         if is_first {
             if let (Some(flow), Some(reason)) = (state.flows.get_mut(lane as usize), reason) {
                 flow.longest.1 = reason;
             }
-            self.line_up(flow_of(leaf.0, lane));
+            self.line_up(flow_of(at, lane));
         }
-        self.recount(leaf.0);
+        self.recount(at);
         Decision::Wait(Ticket { leaf, number })
     }
 
@@ -173,14 +175,16 @@ impl Tree {
     fn fits(&self, leaf: u32, request: &Request, is_first: bool, now: Nanos) -> bool {
         let Some(state) = self.leaf(leaf) else { return true };
         if state.is_background {
-            let alone = self.active == 0 || self.window.most.is_none();
-            return alone || (state.costs == 0 && self.background_ready(state) <= now);
+            let alone = self.active.sum == 0 || self.window.most.is_none();
+            return alone || self.background_ready(state) <= now;
         }
-        self.window.fits(request.cost(), state.own(), state.weight, self.active, is_first)
+        self.window.fits(request.cost(), state.own(), state.weight, self.active.sum, is_first)
     }
 
+    /// When background work may go on: not before its last request has ended, unless that hangs.
     fn background_ready(&self, state: &LeafState) -> Nanos {
-        self.spare.ready().min(state.went.saturating_add(PATIENCE))
+        let free = if state.own() == 0 { 0 } else { state.moved.saturating_add(STALLED) };
+        self.spare.ready().min(state.went.saturating_add(PATIENCE)).max(free)
     }
 
     /// Takes what a request needs everywhere.
@@ -196,8 +200,7 @@ impl Tree {
             (_, true) => self.clock.go_beside(stood, cost, state.weight),
             _ => self.clock.go(start, state.finish, cost, state.weight),
         };
-        let is_beside = is_reserved || state.is_background;
-        self.begin(leaf, cost, is_beside, now);
+        self.begin(leaf, cost, is_reserved, now);
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         state.requests += 1;
         state.gate.limiter.take(request);
@@ -208,11 +211,18 @@ impl Tree {
     }
 
     /// Something of a leaf is under way from now on.
-    fn begin(&mut self, leaf: u32, cost: u64, is_beside: bool, now: Nanos) {
+    fn begin(&mut self, leaf: u32, cost: u64, is_reserved: bool, now: Nanos) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
-        if is_beside {
+        if state.is_background {
+            // Of what hangs, the next request is the end: it does not count any more.
+            if state.moved.saturating_add(STALLED) <= now {
+                state.beside = state.costs;
+            }
+            state.moved = now;
+        } else if is_reserved {
             state.beside = state.beside.saturating_add(cost);
         } else {
+            state.moved = now;
             self.window.under_way = self.window.under_way.saturating_add(cost);
         }
         if state.lingers {
@@ -233,20 +243,19 @@ impl Tree {
         if request.is_free() {
             return;
         }
-        let is_background = self.leaf(leaf.0).is_some_and(|state| state.is_background);
-        self.begin(leaf.0, request.cost(), is_background, now);
-        self.recount(leaf.0);
+        let Some(at) = self.place_of(leaf) else { return };
+        self.begin(at, request.cost(), false, now);
+        self.recount(at);
     }
 
     /// A request that went turned out to be so many for the device, where it had been counted as one. To be taken back with
     /// [`Tree::pieces_done`] before it is reported as done.
     pub fn in_pieces(&mut self, leaf: Leaf, pieces: u64) {
         let more = in_pieces(pieces);
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return };
+        let Some(at) = self.place_of(leaf) else { return };
+        let Some(state) = self.leaves.get_mut(at as usize).and_then(Option::as_mut) else { return };
         state.costs = state.costs.saturating_add(more);
-        if state.is_background {
-            state.beside = state.beside.saturating_add(more);
-        } else {
+        if !state.is_background {
             self.window.under_way = self.window.under_way.saturating_add(more);
             // It has gone: the next ones of its volume come later for that.
             state.finish = state.finish.later(more, state.weight);
@@ -255,16 +264,26 @@ impl Tree {
 
     /// The pieces of a request have ended.
     pub fn pieces_done(&mut self, leaf: Leaf, pieces: u64) {
-        self.release(leaf.0, in_pieces(pieces));
+        if let Some(at) = self.place_of(leaf) {
+            self.release(at, in_pieces(pieces), None);
+        }
     }
 
-    /// What was under way is so much less.
-    fn release(&mut self, leaf: u32, cost: u64) {
+    /// What was under way is so much less; at a time, if a request has ended.
+    fn release(&mut self, leaf: u32, cost: u64, ended: Option<Nanos>) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
-        let beside = state.beside.min(cost);
+        // Which one ended is not known. Of background work it is rather one that does not hang; of a volume one of the reserve, of which there may be any number.
+        let first = if state.is_background { state.own() } else { state.beside };
+        let (first, others) = (first.min(cost), cost - first.min(cost));
+        let (own, beside) = if state.is_background { (first, others) } else { (others, first) };
         state.costs = state.costs.saturating_sub(cost);
-        state.beside -= beside;
-        self.window.under_way = self.window.under_way.saturating_sub(cost - beside);
+        state.beside = state.beside.saturating_sub(beside);
+        if let Some(now) = ended.filter(|_| own > 0) {
+            state.moved = now;
+        }
+        if !state.is_background {
+            self.window.under_way = self.window.under_way.saturating_sub(own);
+        }
     }
 
     /// The next request that may go now. To be asked until it names none: after a request had to wait, when one has ended, and at
@@ -277,11 +296,11 @@ impl Tree {
             self.wake(flow);
         }
         loop {
-            let active = self.active;
+            let active = self.active.sum;
             self.woken = false;
             let found = self.next_beside(now).or_else(|| self.next_in_window(now));
             // Who has to wait for its own limit leaves the device to others, and who leaves a line wakes the next: also such as have been passed.
-            if found.is_some() || (self.active >= active && !self.woken) {
+            if found.is_some() || (self.active.sum >= active && !self.woken) {
                 return found;
             }
         }
@@ -289,24 +308,29 @@ impl Tree {
 
     /// What goes beside the window: what is reserved, and background work.
     fn next_beside(&mut self, now: Nanos) -> Option<Ticket> {
-        let leaves: Vec<u32> = self.reserving.iter().copied().chain([self.background.0]).collect();
-        for leaf in leaves {
-            // By age: else its reads would keep its writes from going for ever.
-            let mut flows = [0, 1].map(|lane| flow_of(leaf, lane));
-            flows.sort_by_key(|flow| self.ready_request(*flow).map(|(_, order)| order.1));
-            for flow in flows {
-                let Some((request, order)) = self.ready_request(flow) else { continue };
-                let state = self.leaf_mut(leaf)?;
-                let is_reserved = state.reserved.as_mut().is_some_and(|bucket| bucket.ready_at(1, now) <= now);
-                if is_reserved || (state.is_background && self.fits(leaf, &request, true, now)) {
-                    match self.look(&request, order, now) {
-                        Some((level, short)) => self.stand(flow, level, short, now),
-                        None => return self.grant(flow, is_reserved, now),
-                    }
+        // By volume and, in each, by age: else its reads would keep its writes from going for ever. Background work comes last.
+        let mut flows: Vec<(bool, u32, u64, u32)> = Vec::new();
+        for flow in &self.claims {
+            let Some((_, order)) = self.ready_request(*flow) else { continue };
+            flows.push((flow / 2 == self.background.at, flow / 2, order.1, *flow));
+        }
+        flows.sort_unstable();
+        for (is_background, leaf, _, flow) in flows {
+            let Some((request, order)) = self.ready_request(flow) else { continue };
+            let is_reserved = self.reserve_ready(leaf, &request).is_some_and(|at| at <= now);
+            if is_reserved || (is_background && self.fits(leaf, &request, true, now)) {
+                match self.look(&request, order, now) {
+                    Some((level, short)) => self.stand(flow, level, short, now),
+                    None => return self.grant(flow, is_reserved, now),
                 }
             }
         }
         None
+    }
+
+    /// When the reserve of a volume has enough for a request.
+    fn reserve_ready(&self, leaf: u32, request: &Request) -> Option<Nanos> {
+        self.leaf(leaf)?.reserve_for(request).map(|(bucket, tokens)| bucket.ready(tokens))
     }
 
     fn next_in_window(&mut self, now: Nanos) -> Option<Ticket> {
@@ -315,8 +339,8 @@ impl Tree {
             last = Some(order);
             let flow = order.2;
             let Some((request, order)) = self.ready_request(flow) else { continue };
-            if flow / 2 == self.background.0 {
-                self.wait_for_share(flow, now);
+            if flow / 2 == self.background.at {
+                self.wait_for_share(flow, false, now);
                 continue;
             }
             if let Some((level, short)) = self.look(&request, order, now) {
@@ -324,10 +348,10 @@ impl Tree {
             } else if self.fits(flow / 2, &request, is_first, now) {
                 return self.grant(flow, false, now);
             } else {
+                self.wait_for_share(flow, is_first, now);
                 is_first = false;
                 is_full = true;
-                self.wait_for_share(flow, now);
-                if self.window.is_full(self.heaviest, self.active) {
+                if self.window.is_full(&self.active) {
                     break;
                 }
             }
@@ -353,7 +377,7 @@ impl Tree {
 
     fn grant(&mut self, flow: u32, is_reserved: bool, now: Nanos) -> Option<Ticket> {
         let (leaf, lane) = (flow / 2, flow % 2);
-        let state = self.leaf_mut(leaf)?;
+        let (at, state) = (leaf, self.leaf_mut(leaf)?);
         let first = state.waiting.take_first(lane)?;
         let of = state.flows.get_mut(lane as usize)?;
         of.longest = of.held_by(now);
@@ -361,23 +385,23 @@ impl Tree {
         let held = state.held.entry(reason).or_default();
         held.requests += 1;
         held.nanos = held.nanos.saturating_add(now.saturating_sub(first.since));
+        let tokens = state.gate.limiter.requests(&first.request);
         if let Some(bucket) = state.reserved.as_mut().filter(|_| is_reserved) {
-            bucket.take(1);
+            bucket.take(tokens);
         }
+        let leaf = Leaf { at, generation: state.generation };
         self.go(&first.request, order, is_reserved, now);
         self.line_up(flow);
-        Some(Ticket { leaf: Leaf(leaf), number: first.number })
+        Some(Ticket { leaf, number: first.number })
     }
 
     /// When to ask [`Tree::next`] again, if nothing else happens.
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
-        let beside = self.reserving.iter().chain([&self.background.0]).filter_map(|leaf| {
-            let state = self.leaf(*leaf)?;
-            let waits = state.flows.iter().any(|flow| flow.place == Place::Ready);
-            let reserve = state.reserved.filter(|_| waits).map(|bucket| bucket.ready(1));
-            let spare = (waits && state.is_background && state.costs == 0).then(|| self.background_ready(state));
-            reserve.into_iter().chain(spare).min()
+        let beside = self.claims.iter().filter_map(|flow| {
+            let ((request, _), state) = (self.ready_request(*flow)?, self.leaf(flow / 2)?);
+            let spare = state.is_background.then(|| self.background_ready(state));
+            self.reserve_ready(flow / 2, &request).into_iter().chain(spare).min()
         });
         // While something waits for the window, those that go idle make room, and so does what stalls.
         let idle = self.lingering.first().filter(|_| !self.ready.is_empty()).map(|(at, _)| at.saturating_add(LINGER));
@@ -390,8 +414,9 @@ impl Tree {
         if request.is_free() {
             return;
         }
-        self.release(leaf.0, request.cost());
-        let Some(state) = self.leaves.get_mut(leaf.0 as usize).and_then(Option::as_mut) else { return };
+        let Some(at) = self.place_of(leaf) else { return };
+        self.release(at, request.cost(), Some(now));
+        let Some(state) = self.leaves.get_mut(at as usize).and_then(Option::as_mut) else { return };
         state.under_way = state.under_way.saturating_sub(1);
         if state.is_background {
             self.spare.used(now.saturating_sub(state.went.max(state.ended)), now);
@@ -399,17 +424,17 @@ impl Tree {
             self.spare.ended(1, now);
             if state.under_way == 0 {
                 state.lingers = true;
-                self.lingering.insert((now, leaf.0));
+                self.lingering.insert((now, at));
             }
         }
         state.ended = now;
-        self.recount(leaf.0);
+        self.recount(at);
     }
 
     /// Nobody wants a request any more that waits; says whether it was still waiting. One that had been named by [`Tree::next`] has gone, and
     /// is to be reported with [`Tree::done`].
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
-        let leaf = ticket.leaf.0;
+        let Some(leaf) = self.place_of(ticket.leaf) else { return false };
         let Some(state) = self.leaf_mut(leaf) else { return false };
         let Some((lane, was_first)) = state.waiting.cancel(ticket.number) else { return false };
         if was_first {

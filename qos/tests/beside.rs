@@ -5,7 +5,7 @@
 mod support;
 
 use cairn_qos::{Kind, Node, SECOND, Tree};
-use support::{Device, GIB, World, limits};
+use support::{Device, GIB, World, endless, limits};
 
 fn contended(depth: u32, mib: u64) -> World {
     let mut tree = Tree::new();
@@ -132,4 +132,80 @@ fn background_writes_go_beside_background_reads() {
         told.iter().all(|(_, went)| went[1] > 10),
         "(limit of the pool, background's [reads, writes] in 19 s): {told:?}"
     );
+}
+
+/// "A large request comes to its tokens beside small ones", also while it waits for a device that others flood.
+#[test]
+fn a_large_request_at_a_groups_limit_goes_beside_a_flood_from_outside() {
+    let mut told = Vec::new();
+    for (mib, bytes) in [(10u64, 1u64 << 20), (10, 256 << 10), (40, 1 << 20)] {
+        let mut world = contended(24, 400);
+        let group = world.tree.add_group();
+        let [a, b, c] = [Some(group), Some(group), None].map(|group| world.tree.add_leaf(group));
+        world.tree.set_limits(group, limits(&format!("total_bytes_sec={mib}MiB")), 0, 0);
+        let (large, small) = (world.client(a, 4, Kind::Read, bytes), world.client(b, 32, Kind::Read, 4096));
+        let flood = world.client(c, 64, Kind::Read, 64 << 10);
+        world.run_until(20 * SECOND);
+        let moved = |client: usize, bytes: u64| (world.count(client, 4 * SECOND, 20 * SECOND) * bytes) >> 20;
+        told.push((mib, bytes >> 10, [moved(large, bytes), moved(small, 4096), moved(flood, 64 << 10)]));
+    }
+    assert!(
+        told.iter().all(|(mib, _, moved)| moved[0] * 3 > mib * 16),
+        "(MiB/s of the group, KiB of large ones, MiB in 16 s [large, small, flood]): {told:?}"
+    );
+}
+
+/// "What it cannot use yet is anybody's": reads that wait behind others at the pool leave what their group has to its writers.
+#[test]
+fn who_is_behind_others_at_the_pool_holds_nothing_of_its_group() {
+    let mut world = endless();
+    let group = world.tree.add_group();
+    let [reader, writer, other] = [Some(group), Some(group), None].map(|group| world.tree.add_leaf(group));
+    world.tree.set_limits(Node::Pool, limits("read_iops_sec=40"), 0, 0);
+    world.tree.set_limits(group, limits("total_iops_sec=1000"), 0, 0);
+    let _reads = world.client(reader, 4, Kind::Read, 4096);
+    let writes = world.client(writer, 4, Kind::Write, 4096);
+    let _others = [0; 4].map(|_| world.client(other, 16, Kind::Read, 4096));
+    world.run_until(20 * SECOND);
+    let went = world.count(writes, SECOND, 20 * SECOND);
+    assert!(went > 17_500, "of 19,000 that the group may do, of which 760 reads at most: {went}");
+}
+
+/// A reserve counts requests as its volume's limits do.
+#[test]
+fn a_reserve_counts_large_requests_as_several() {
+    let mut told = Vec::new();
+    for bytes in [4096u64, 64 << 10] {
+        let mut world = contended(24, 100);
+        let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
+        world.tree.set_limits(Node::Leaf(a), limits("reserve_iops_sec=160 size_iops_sec=4KiB weight=1"), GIB, 0);
+        world.tree.set_limits(Node::Leaf(b), limits("weight=100"), GIB, 0);
+        let (reserved, _flood) = (world.client(a, 16, Kind::Read, bytes), world.client(b, 64, Kind::Read, 64 << 10));
+        world.run_until(20 * SECOND);
+        told.push((bytes >> 10, world.count(reserved, 10 * SECOND, 20 * SECOND) * bytes / 4096));
+    }
+    // A hundredth of the device is 32 of 4 KiB a second, or 200 in 64 KiB.
+    assert!(
+        told.iter().all(|(_, went)| (1600..1600 + 2600).contains(went)),
+        "(KiB, as many of 4 KiB in 10 s, of which 1,600 are reserved): {told:?}"
+    );
+}
+
+/// To grow and to be put back again is no way to credit.
+#[test]
+fn another_size_wins_no_burst() {
+    let mut world = endless();
+    let leaf = world.tree.add_leaf(None);
+    let by_size = limits("total_iops_sec_per_gb=10 total_iops_sec_max=1000 total_iops_sec_max_length=10");
+    let resize = |world: &mut World, gib: u64| {
+        world.tree.set_limits(Node::Leaf(leaf), by_size.clone(), gib * GIB, world.now);
+    };
+    resize(&mut world, 10);
+    let client = world.client(leaf, 64, Kind::Read, 4096);
+    world.run_until(60 * SECOND);
+    assert!(world.count(client, 0, 60 * SECOND) > 14_900, "it had its burst");
+    [90, 10, 1000, 10, 99, 10].into_iter().for_each(|gib| resize(&mut world, gib));
+    world.run_until(70 * SECOND);
+    let went = world.count(client, 60 * SECOND, 70 * SECOND);
+    assert!(went.abs_diff(1000) <= 50, "a hundred a second: {went} in ten");
 }

@@ -241,6 +241,22 @@ fn what_is_held_back_is_told() {
     }
 }
 
+/// The time that a request waits is told of what it waited for the longest: behind others in a line of the pool, or for its own limit.
+#[test]
+fn time_behind_others_is_told() {
+    let mut world = endless();
+    let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
+    world.tree.set_limits(Node::Pool, limits("total_iops_sec=20"), GIB, 0);
+    world.tree.set_limits(Node::Leaf(a), limits("total_iops_sec=1000"), GIB, 0);
+    let client = world.client(a, 1, Kind::Read, 4096);
+    let _flood = world.client(b, 16, Kind::Read, 4096);
+    world.run_until(20 * SECOND);
+    let told = world.tree.snapshot(a, world.now).unwrap();
+    let held = told.held["pool:total_iops_sec"];
+    let went = world.count(client, 0, 20 * SECOND);
+    assert!(went > 150 && held.requests + 5 > went && held.nanos > 15 * SECOND, "{went} of {told:?}");
+}
+
 /// What a limit lets through at once: what a twentieth of a second brings, or what its burst is above it; at least one.
 fn at_once(rate: u64, burst: Option<(u64, u64)>) -> u64 {
     let slack = (rate / 20).max(1) + 1;
