@@ -136,3 +136,74 @@ impl Drop for Permit {
         self.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+
+    use cairn_qos::{Kind, Request};
+
+    use super::super::Qos;
+    use crate::{
+        reactor::{Reactor, Shared, clock::Clock},
+        storage::{sync::SyncStorage, wake::Waker},
+        units::VolumeId,
+    };
+
+    /// A microsecond passes with each look.
+    #[derive(Default)]
+    struct Ticking(Cell<u64>);
+
+    impl Clock for Ticking {
+        fn now(&self) -> Duration {
+            self.0.set(self.0.get() + 1);
+            Duration::from_micros(self.0.get())
+        }
+
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    const READ: Request = Request { kind: Kind::Read, bytes: 4096 };
+
+    /// What is told of a request that has left (it waits for its volume to be filled, say) would stay in the window for good.
+    #[test]
+    fn a_request_that_has_left_has_no_pieces() {
+        let shared = Shared::new(Arc::new(Waker::new().unwrap()));
+        let storage = SyncStorage::new(tempfile::tempfile().unwrap(), shared.wake.clone());
+        let reactor = Reactor::new(Arc::new(shared), Box::new(storage), Box::new(Ticking::default()));
+        let qos = Rc::new(Qos::new(reactor.clone()));
+        let handle = reactor.clone();
+        reactor
+            .spawn(async move {
+                let meters = [1, 2].map(|volume| qos.meter(VolumeId(volume)));
+                let other = qos.admit(&meters[1], READ).await;
+                for _ in 0..100 {
+                    let permit = qos.admit(&meters[0], READ).await;
+                    permit.in_pieces(4);
+                    permit.leave();
+                    permit.in_pieces(200);
+                    permit.resume();
+                    permit.in_pieces(3);
+                    permit.in_pieces(1);
+                    permit.leave();
+                    permit.in_pieces(9);
+                }
+                // Nothing of it is under way: what goes beside the other volume now is all that the window holds for it.
+                let mut going = Vec::new();
+                while qos.waiting.borrow().is_empty() && going.len() < 1000 {
+                    let mut next = Box::pin(qos.admit(&meters[0], READ));
+                    match std::future::poll_fn(|cx| std::task::Poll::Ready(next.as_mut().poll(cx))).await {
+                        std::task::Poll::Ready(permit) => going.push(permit),
+                        std::task::Poll::Pending => break,
+                    }
+                }
+                assert_eq!(going.len() as u32, super::super::DEPTH - 1);
+                drop((going, other));
+                handle.stop();
+            })
+            .detach();
+        reactor.run();
+    }
+}

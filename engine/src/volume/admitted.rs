@@ -34,7 +34,7 @@ impl LocalVolume {
     }
 
     /// Waits until the limits of the volume, its group and the pool let a request of `bytes` bytes go, and until it is its turn. Who
-    /// gives up drops the future, and nothing was used.
+    /// gives up drops the future: what waited was not used; of what could go in that very moment, the tokens are.
     pub async fn admit(&self, kind: Kind, bytes: u64) -> Admitted {
         let qos = &self.core().qos;
         let meter = match (&self.attachment.role, self.background) {
