@@ -134,6 +134,12 @@ impl Window {
             || self.under_way.saturating_add(cost) <= most
     }
 
+    /// How many requests of a cost are the share of a volume (of weight 0: background work) while others want the device: one at least.
+    pub(crate) fn room(&self, cost: u64, weight: u64, active: u64) -> Option<u64> {
+        let most = self.most.filter(|_| active > weight)?;
+        Some((share(most, weight, active) / cost).max(1))
+    }
+
     /// Whether nothing fits, whoever wants it.
     pub(crate) fn is_full(&self, active: &Active) -> bool {
         let Some(most) = self.most.filter(|_| active.sum > 0) else { return false };

@@ -7,7 +7,7 @@ use crate::{
     lanes::{Waiting, lane_of},
     leaf::{LeafState, Place, Reason},
     lines::{Gate, Order},
-    share::{Active, Clock, LINGER, PATIENCE, STALLED, Window, in_pieces},
+    share::{Active, Clock, LINGER, PATIENCE, STALLED, Window, cost, in_pieces},
     spare::Spare,
 };
 
@@ -260,6 +260,14 @@ impl Tree {
             // It has gone: the next ones of its volume come later for that.
             state.finish = state.finish.later(more, state.weight);
         }
+    }
+
+    /// How many pieces of so many bytes a request should have under way at a time, that others come between; none: nobody else wants the device.
+    #[must_use]
+    pub fn room(&self, leaf: Leaf, bytes: u64) -> Option<u64> {
+        let state = self.leaf(self.place_of(leaf)?)?;
+        let weight = if state.is_background { 0 } else { state.weight };
+        self.window.room(cost(bytes), weight, self.active.sum)
     }
 
     /// The pieces of a request have ended.

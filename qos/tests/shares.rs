@@ -356,3 +356,18 @@ fn reads_and_writes_do_not_wait_for_one_another() {
         }
     }
 }
+
+/// Who is alone may have as much under way as it likes, others their share, background work one.
+#[test]
+fn there_is_room_for_the_pieces_of_a_share() {
+    let mut tree = Tree::new();
+    let (a, b, background) = (tree.add_leaf(None), tree.add_leaf(None), tree.background());
+    assert_eq!(tree.submit(a, read(1 << 20), 0), Decision::Go);
+    assert_eq!(tree.room(background, 4096), None, "without a window there are no shares");
+    tree.set_depth(Some(24));
+    assert_eq!((tree.room(a, 4096), tree.room(background, 4096)), (None, Some(1)));
+    assert_eq!(tree.submit(b, read(4096), 0), Decision::Go);
+    assert_eq!((tree.room(a, 4096), tree.room(a, 128 << 10), tree.room(b, 1 << 20)), (Some(12), Some(1), Some(1)));
+    tree.remove_leaf(b);
+    assert_eq!((tree.room(a, 4096), tree.room(b, 4096)), (None, None));
+}

@@ -122,6 +122,12 @@ impl Permit {
         }
     }
 
+    /// How many pieces of so many bytes it should have under way at a time, for others to come between; none: nobody else wants the device.
+    pub(crate) fn room(&self, bytes: u64) -> Option<usize> {
+        let room = self.qos.tree.borrow().room(self.meter.leaf(), bytes)?;
+        Some(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
     /// It goes on, if it had made room.
     pub(crate) fn resume(&self) {
         if self.left.replace(false) {

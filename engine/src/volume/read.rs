@@ -19,6 +19,9 @@ use crate::{
 /// How many reads of one request are under way.
 const AT_A_TIME: usize = 32;
 
+/// Blocks of one read while others want the device: what comes meanwhile waits for no more than that.
+const BESIDE_OTHERS: usize = 32;
+
 impl LocalVolume {
     pub(super) async fn read_now(&self, offset: u64, length: usize, permit: Option<&Permit>) -> Result<IoBuf> {
         self.check_range("read", offset, length as u64)?;
@@ -71,12 +74,19 @@ impl LocalVolume {
     }
 
     /// Reads and verifies the blocks of `pointers`, physically adjacent ones in one request, and so many of these at a time: who comes
-    /// meanwhile does not wait for all of them.
+    /// meanwhile does not wait for all of them. While others want the device, it is their size and number that make the share.
     pub(super) async fn fetch(&self, first: u64, pointers: &[Pointer], permit: Option<&Permit>) -> Result<IoBuf> {
         let len = pointers.len() * BLOCK_SIZE;
-        let segments = segments(pointers);
+        let mut segments = segments(pointers, usize::MAX);
+        let reads = segments.iter().filter(|segment| segment.place.is_some()).count().max(1);
+        let mut at_a_time = AT_A_TIME;
         if let Some(permit) = permit {
-            permit.in_pieces(segments.iter().filter(|segment| segment.place.is_some()).count().max(1) as u64);
+            permit.in_pieces(reads as u64);
+            let each = (pointers.len() / reads).clamp(1, BESIDE_OTHERS);
+            if let Some(room) = permit.room((each * BLOCK_SIZE) as u64) {
+                at_a_time = room.min(AT_A_TIME);
+                segments = self::segments(pointers, BESIDE_OTHERS);
+            }
         }
         if let (Some(Segment { place: Some(place), .. }), 1) = (segments.first(), segments.len()) {
             let buf = self.fetch_run(*place, len).await?;
@@ -84,13 +94,13 @@ impl LocalVolume {
             return Ok(buf);
         }
         let mut out = IoBuf::with_len(len);
-        let mut reads = VecDeque::with_capacity(AT_A_TIME.min(segments.len()));
+        let mut reads = VecDeque::with_capacity(at_a_time.min(segments.len()));
         for segment in segments {
             let Some(place) = segment.place else {
                 out[segment.bytes()].fill(0);
                 continue;
             };
-            if reads.len() == AT_A_TIME
+            if reads.len() == at_a_time
                 && let Some(read) = reads.pop_front()
             {
                 self.take_segment(first, pointers, read, &mut out).await?;
@@ -167,7 +177,8 @@ impl Segment {
     }
 }
 
-fn segments(pointers: &[Pointer]) -> Vec<Segment> {
+/// The segments of what pointers name, of so many blocks at most.
+fn segments(pointers: &[Pointer], most: usize) -> Vec<Segment> {
     let mut out: Vec<Segment> = Vec::new();
     for (i, pointer) in pointers.iter().enumerate() {
         let place = match pointer.place() {
@@ -175,7 +186,7 @@ fn segments(pointers: &[Pointer]) -> Vec<Segment> {
             _ => None,
         };
         match out.last_mut() {
-            Some(last) if last.place.map(|p| p + last.count as u64) == place => last.count += 1,
+            Some(last) if last.count < most && last.place.map(|p| p + last.count as u64) == place => last.count += 1,
             _ => out.push(Segment { first: i, count: 1, place }),
         }
     }
