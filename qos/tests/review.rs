@@ -1,0 +1,240 @@
+//! Sentences of DESIGN.md that do not hold.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use cairn_qos::{Decision, Kind, Node, Request, SECOND, Tree};
+use support::{Device, GIB, World, endless, limits};
+
+const MS: u64 = SECOND / 1000;
+
+fn read(bytes: u64) -> Request {
+    Request { kind: Kind::Read, bytes }
+}
+
+fn contended(depth: u32, mib: u64) -> World {
+    let mut tree = Tree::new();
+    tree.set_depth(Some(depth));
+    World::new(tree, Device { rate: Some(mib << 20) })
+}
+
+/// "Reserved requests go beside the window, before all others, at their rate": one that was not used for a while saves nothing up.
+#[test]
+fn a_reserve_that_is_not_used_saves_nothing_up() {
+    let mut told = Vec::new();
+    for idle in [0, 100] {
+        let mut world = contended(24, 400);
+        let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
+        world.tree.set_limits(Node::Leaf(a), limits("reserve_iops_sec=1000"), GIB, 0);
+        world.tree.set_limits(Node::Leaf(b), limits("weight=1000"), GIB, 0);
+        let flood = world.client(b, 64, Kind::Read, 4096);
+        world.run_until(idle * SECOND);
+        let reserved = world.client(a, 64, Kind::Read, 4096);
+        let from = world.now;
+        world.run_until(from + 5 * SECOND);
+        told.push((idle, [reserved, flood].map(|client| world.count(client, from, world.now))));
+    }
+    assert!(
+        told.iter().all(|(_, went)| went[0] < 6000),
+        "(seconds without a request, [reserved at 1000 a second, flood of weight 1000] in 5 s): {told:?}"
+    );
+}
+
+/// "No limit on the one holds back the other": reads that wait for their own limit stand in the line of a total, too, of which they can use nothing yet.
+#[test]
+fn a_limit_on_reads_does_not_hold_back_writes_at_a_total_of_the_same_node() {
+    let mut told = Vec::new();
+    for level in ["volume", "group", "pool"] {
+        let mut world = endless();
+        let group = world.tree.add_group();
+        let leaf = world.tree.add_leaf(Some(group));
+        let node = match level {
+            "volume" => Node::Leaf(leaf),
+            "group" => group,
+            _ => Node::Pool,
+        };
+        world.tree.set_limits(node, limits("read_iops_sec=2 total_bytes_sec=10MiB"), GIB, 0);
+        let reads = world.client(leaf, 4, Kind::Read, 4096);
+        let writes = world.client(leaf, 16, Kind::Write, 64 << 10);
+        world.run_until(20 * SECOND);
+        told.push((level, [reads, writes].map(|client| world.count(client, 0, 20 * SECOND))));
+    }
+    assert!(
+        told.iter().all(|(_, went)| went[1] > 3000),
+        "of 3,200 writes of 64 KiB that the total allows; (level, [reads, writes] in 20 s): {told:?}"
+    );
+}
+
+/// The same across levels: reads that sleep for the pool's limit keep their line at their volume, whose bucket overflows meanwhile.
+#[test]
+fn a_limit_of_the_pool_on_reads_does_not_hold_back_writes_at_a_total_of_their_volume() {
+    let mut told = Vec::new();
+    for (upper, lower) in [("pool", "volume"), ("pool", "group"), ("group", "volume")] {
+        let mut world = endless();
+        let group = world.tree.add_group();
+        let leaf = world.tree.add_leaf(Some(group));
+        let node = |name: &str| match name {
+            "volume" => Node::Leaf(leaf),
+            "group" => group,
+            _ => Node::Pool,
+        };
+        world.tree.set_limits(node(upper), limits("read_iops_sec=2"), GIB, 0);
+        world.tree.set_limits(node(lower), limits("total_bytes_sec=10MiB"), GIB, 0);
+        let reads = world.client(leaf, 4, Kind::Read, 4096);
+        let writes = world.client(leaf, 16, Kind::Write, 64 << 10);
+        world.run_until(20 * SECOND);
+        told.push((upper, lower, [reads, writes].map(|client| world.count(client, 0, 20 * SECOND))));
+    }
+    assert!(
+        told.iter().all(|(.., went)| went[1] > 3000),
+        "of 3,200 writes of 64 KiB that the total allows; (limit on reads, total, [reads, writes] in 20 s): {told:?}"
+    );
+}
+
+/// "Nobody starves", "it ends: a request that is first in the order joins each line at most once": reads that come to their turn at the pool find that
+/// writes of their volume have taken its tokens, and leave the pool's line; with their volume's tokens they are behind others at the pool, and leave these.
+#[test]
+fn reads_that_need_tokens_of_their_volume_and_of_the_pool_do_not_go_from_one_to_the_other_for_ever() {
+    let mut told = Vec::new();
+    for (volume, pool, others) in [(100, 40, 1), (100, 40, 4), (1000, 40, 1), (1000, 400, 4), (50, 200, 3)] {
+        let mut world = endless();
+        let v = world.tree.add_leaf(None);
+        world.tree.set_limits(Node::Leaf(v), limits(&format!("total_iops_sec={volume}")), GIB, 0);
+        world.tree.set_limits(Node::Pool, limits(&format!("read_iops_sec={pool}")), 0, 0);
+        let (reads, writes) = (world.client(v, 4, Kind::Read, 4096), world.client(v, 16, Kind::Write, 4096));
+        let rest: Vec<usize> = (0..others)
+            .map(|_| {
+                let leaf = world.tree.add_leaf(None);
+                world.client(leaf, 16, Kind::Read, 4096)
+            })
+            .collect();
+        world.run_until(60 * SECOND);
+        let of = |client: usize| world.count(client, 10 * SECOND, 60 * SECOND);
+        told.push((volume, pool, others, [of(reads), of(writes), rest.iter().map(|client| of(*client)).sum()]));
+    }
+    assert!(
+        told.iter().all(|(.., went)| went[0] > 50),
+        "(limit of the volume, of the pool's reads, other volumes, [its reads, its writes, reads of others] in 50 s): {told:?}"
+    );
+}
+
+const BY_SIZE: &str = "total_iops_sec_per_gb=10 total_iops_sec_max=1000 total_iops_sec_max_length=10";
+
+/// "Needs both: (r, (m − r)·l) and (m, 50 ms of m)": also after a size at which the rate was that of the burst.
+#[test]
+fn a_burst_has_its_rate_also_after_a_size_without_one() {
+    let mut world = endless();
+    let leaf = world.tree.add_leaf(None);
+    world.tree.set_limits(Node::Leaf(leaf), limits(BY_SIZE), 100 * GIB, 0);
+    world.run_until(SECOND);
+    world.tree.set_limits(Node::Leaf(leaf), limits(BY_SIZE), 10 * GIB, SECOND);
+    let client = world.client(leaf, 64, Kind::Read, 4096);
+    world.now = SECOND;
+    world.run_until(2 * SECOND);
+    let went = world.count(client, SECOND, 2 * SECOND);
+    assert!(went <= 1050, "a burst of 1000 a second: {went} in one");
+}
+
+/// "Whoever may resize and revert wins nothing".
+#[test]
+fn to_stay_at_another_size_for_a_moment_wins_no_burst() {
+    let mut told = Vec::new();
+    for (gib, pause) in [(99, 110 * MS), (100, 60 * MS), (1000, 60 * MS), (90, 1200 * MS)] {
+        let mut world = endless();
+        let leaf = world.tree.add_leaf(None);
+        world.tree.set_limits(Node::Leaf(leaf), limits(BY_SIZE), 10 * GIB, 0);
+        let client = world.client(leaf, 64, Kind::Read, 4096);
+        world.run_until(60 * SECOND);
+        world.clients[client].0.depth = 0;
+        world.run_until(61 * SECOND);
+        world.tree.set_limits(Node::Leaf(leaf), limits(BY_SIZE), gib * GIB, world.now);
+        world.run_until(61 * SECOND + pause);
+        world.now = 61 * SECOND + pause;
+        world.tree.set_limits(Node::Leaf(leaf), limits(BY_SIZE), 10 * GIB, world.now);
+        world.clients[client].0.depth = 64;
+        let from = world.now;
+        world.run_until(from + 10 * SECOND);
+        told.push((gib, pause / MS, world.count(client, from, world.now)));
+    }
+    // A hundred a second; in the pause the larger size brings 1000 a second at most.
+    assert!(
+        told.iter().all(|(_, pause, went)| *went <= 1000 + pause + 200),
+        "(GiB for a moment, of so many ms, then in 10 s at 100 a second): {told:?}"
+    );
+}
+
+/// "A change is no way to a full bucket".
+#[test]
+fn a_total_that_is_split_and_put_together_again_is_no_way_to_a_full_bucket() {
+    let mut world = endless();
+    let leaf = world.tree.add_leaf(None);
+    let total = "total_iops_sec=100 total_iops_sec_max=1000 total_iops_sec_max_length=10";
+    world.tree.set_limits(Node::Leaf(leaf), limits(total), GIB, 0);
+    let client = world.client(leaf, 64, Kind::Read, 4096);
+    world.run_until(60 * SECOND);
+    for text in ["read_iops_sec=100 write_iops_sec=100", total] {
+        world.tree.set_limits(Node::Leaf(leaf), limits(text), GIB, world.now);
+    }
+    world.run_until(70 * SECOND);
+    let went = world.count(client, 60 * SECOND, 70 * SECOND);
+    assert!(went <= 1100, "a hundred a second: {went} in ten");
+}
+
+/// "What has been under way for a second ... does not count in it any more": nor does it again, when others of its volume end.
+#[test]
+fn what_hangs_does_not_come_back_into_the_window_as_others_of_its_volume_end() {
+    let mut told = Vec::new();
+    for hangs in [0u64, 1] {
+        let mut world = contended(24, 400);
+        let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
+        if hangs > 0 {
+            assert_eq!(world.tree.submit(a, read(32 << 20), 0), Decision::Go, "it hangs from now on");
+        }
+        let (own, other) = (world.client(a, 16, Kind::Read, 4096), world.client(b, 16, Kind::Read, 64 << 10));
+        world.run_until(20 * SECOND);
+        told.push((hangs, [own, other].map(|client| world.count(client, 5 * SECOND, 20 * SECOND))));
+    }
+    assert!(
+        told[1].1[0] * 2 > told[0].1[0] && told[1].1[1] * 2 > told[0].1[1],
+        "(how many hang, [4 KiB of the same volume, 64 KiB of another] in 15 s): {told:?}"
+    );
+}
+
+/// The same where a reserved request takes long beside small ones of its volume that are in the window.
+#[test]
+fn a_reserved_request_that_hangs_does_not_come_into_the_window_as_others_of_its_volume_end() {
+    let mut world = contended(24, 400);
+    let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
+    let other = world.client(b, 16, Kind::Read, 64 << 10);
+    world.run_until(SECOND);
+    world.tree.set_limits(Node::Leaf(a), limits("reserve_iops_sec=1"), GIB, world.now);
+    let Decision::Wait(ticket) = world.tree.submit(a, read(8 << 20), world.now) else { panic!() };
+    assert_eq!(world.tree.next(world.now), Some(ticket), "it goes beside the window, and hangs from now on");
+    let own = world.client(a, 16, Kind::Read, 4096);
+    world.run_until(20 * SECOND);
+    let went = [own, other].map(|client| world.count(client, 5 * SECOND, 20 * SECOND));
+    assert!(went[0] > 50_000, "half the device is 150,000 of 4 KiB in 15 s: {went:?}");
+}
+
+/// "A request that waits is told as held back by what kept the first of its volume waiting longest": not by a limit that was lifted long ago.
+#[test]
+fn a_limit_that_is_no_more_holds_nobody_back() {
+    let mut tree = Tree::new();
+    tree.set_depth(Some(1));
+    let (a, b) = (tree.add_leaf(None), tree.add_leaf(None));
+    tree.set_limits(Node::Leaf(a), limits("total_iops_sec=10"), GIB, 0);
+    assert_eq!(tree.submit(a, read(4096), 0), Decision::Go);
+    let Decision::Wait(ticket) = tree.submit(a, read(4096), 0) else { panic!() };
+    assert_eq!(tree.next(SECOND), Some(ticket));
+    (0..2).for_each(|_| tree.done(a, read(4096), SECOND));
+    tree.set_limits(Node::Leaf(a), limits(""), GIB, SECOND);
+    let before = tree.snapshot(a, SECOND).unwrap();
+    let now = 10 * SECOND;
+    assert_eq!(tree.submit(b, read(4096), now), Decision::Go);
+    let Decision::Wait(ticket) = tree.submit(a, read(4096), now) else { panic!("the window is full") };
+    tree.done(b, read(4096), now);
+    assert_eq!(tree.next(now), Some(ticket));
+    let after = tree.snapshot(a, now).unwrap();
+    assert_eq!(before.held.get("volume:total_iops_sec"), after.held.get("volume:total_iops_sec"), "{:?}", after.held);
+}
