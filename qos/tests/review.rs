@@ -238,3 +238,77 @@ fn a_limit_that_is_no_more_holds_nobody_back() {
     let after = tree.snapshot(a, now).unwrap();
     assert_eq!(before.held.get("volume:total_iops_sec"), after.held.get("volume:total_iops_sec"), "{:?}", after.held);
 }
+
+/// "Nobody starves ... background work's reads and writes go by age": reads that come to the pool's tokens while a write of background work is under way leave
+/// the pool's line for that, and begin anew.
+#[test]
+fn background_reads_at_the_pools_limit_go_beside_background_writes() {
+    let mut told = Vec::new();
+    for (text, device) in [("read_iops_sec=40", 40), ("read_iops_sec=1000", 400), ("read_bytes_sec=4MiB", 40)] {
+        let mut world = contended(24, device);
+        world.tree.set_limits(Node::Pool, limits(text), 0, 0);
+        let background = world.tree.background();
+        let users = [0; 2].map(|_| {
+            let leaf = world.tree.add_leaf(None);
+            world.client(leaf, 4, Kind::Read, 64 << 10)
+        });
+        let (reads, writes) =
+            (world.client(background, 4, Kind::Read, 4096), world.client(background, 4, Kind::Write, 64 << 10));
+        world.run_until(60 * SECOND);
+        told.push((text, [users[0], users[1], reads, writes].map(|client| world.count(client, 10 * SECOND, 60 * SECOND))));
+    }
+    assert!(
+        told.iter().all(|(_, went)| went[2] > 20),
+        "(limit of the pool, [volumes' reads, volumes' reads, background's reads, its writes] in 50 s): {told:?}"
+    );
+}
+
+/// "What it cannot use yet is anybody's": a large read that waits behind others for reads stands in the line of the total, too, and stops all writes.
+#[test]
+fn reads_behind_others_do_not_stop_writes_at_a_total_that_is_hardly_used() {
+    let mut world = contended(24, 400);
+    world.tree.set_limits(Node::Pool, limits("read_iops_sec=50 total_bytes_sec=20MiB"), 0, 0);
+    let [a, b, c] = [0; 3].map(|_| world.tree.add_leaf(None));
+    world.tree.set_limits(Node::Leaf(a), limits("weight=50"), GIB, 0);
+    let (small, large) = (world.client(a, 16, Kind::Read, 4096), world.client(b, 4, Kind::Read, 1 << 20));
+    let writes = world.client(c, 16, Kind::Write, 4096);
+    world.run_until(60 * SECOND);
+    let went = [small, large, writes].map(|client| world.count(client, 10 * SECOND, 60 * SECOND));
+    assert!(went[2] > 100_000, "[small reads, large reads, writes of 4 KiB of another volume] in 50 s: {went:?}");
+}
+
+/// "What has been under way for a second ... does not count in it any more": it is looked for only when others have waited for a whole second on end.
+#[test]
+fn what_hangs_does_not_count_also_where_nobody_waits_for_a_second_on_end() {
+    let mut tree = Tree::new();
+    tree.set_depth(Some(24));
+    let (a, b) = (tree.add_leaf(None), tree.add_leaf(None));
+    assert_eq!(tree.submit(a, read(32 << 20), 0), Decision::Go, "it hangs from now on");
+    let mut waited = 0;
+    // Each 50 ms sixteen small requests, which all end within a millisecond.
+    for n in 1..1000 {
+        let now = n * 50 * MS;
+        let mut going = 0;
+        let mut tickets = 0;
+        for _ in 0..16 {
+            match tree.submit(b, read(4096), now) {
+                Decision::Go => going += 1,
+                Decision::Wait(_) => tickets += 1,
+            }
+            while tree.next(now).is_some() {
+                (going, tickets) = (going + 1, tickets - 1);
+            }
+        }
+        waited += u64::from(now > 10 * SECOND) * tickets;
+        for _ in 0..16 {
+            assert!(going > 0);
+            going -= 1;
+            tree.done(b, read(4096), now + MS);
+            while tree.next(now + MS).is_some() {
+                (going, tickets) = (going + 1, tickets - 1);
+            }
+        }
+        assert_eq!((going, tickets), (0, 0));
+    }
+    assert_eq!(waited, 0, "requests that waited for a request that has been hanging for more than ten seconds");
+}
