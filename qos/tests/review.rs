@@ -312,3 +312,75 @@ fn what_hangs_does_not_count_also_where_nobody_waits_for_a_second_on_end() {
     }
     assert_eq!(waited, 0, "requests that waited for a request that has been hanging for more than ten seconds");
 }
+
+/// "What they got, divided by their weights, differs by one request of each of their flows at most": also at a limit that does not concern those who
+/// move the clock meanwhile.
+#[test]
+fn weights_hold_at_a_limit_beside_others_whom_it_does_not_concern() {
+    let mut told = Vec::new();
+    for (level, other) in [("group", Kind::Read), ("group", Kind::Write), ("pool", Kind::Write), ("alone", Kind::Read)] {
+        let mut world = contended(24, 400);
+        let group = world.tree.add_group();
+        let [a, b, c] = [Some(group), Some(group), None].map(|group| world.tree.add_leaf(group));
+        let node = if level == "pool" { Node::Pool } else { group };
+        world.tree.set_limits(node, limits("read_iops_sec=1000"), 0, 0);
+        world.tree.set_limits(Node::Leaf(a), limits("weight=10"), GIB, 0);
+        let (heavy, light) = (world.client(a, 32, Kind::Read, 4096), world.client(b, 32, Kind::Read, 4096));
+        let _other = world.client(c, if level == "alone" { 0 } else { 32 }, other, 64 << 10);
+        world.run_until(20 * SECOND);
+        told.push((level, other, [heavy, light].map(|client| world.count(client, 5 * SECOND, 20 * SECOND))));
+    }
+    assert!(
+        told.iter().all(|(.., went)| went[0] > went[1] * 8),
+        "(limit of 1000 reads, another volume's kind, [weight 10, weight 1] in 15 s): {told:?}"
+    );
+}
+
+/// "Where the pool's own limits are short it stands in line, with a sixteenth of the share of a volume of weight 1": also where it is before others in the
+/// order, and finds its few tokens each time.
+#[test]
+fn background_has_a_sixteenth_of_a_share_at_the_pools_limit_beside_large_requests() {
+    let mut told = Vec::new();
+    for (text, bytes) in [("total_bytes_sec=10MiB", 1u64 << 20), ("total_bytes_sec=8MiB total_bytes_sec_max=64MiB", 1 << 20)] {
+        let mut world = contended(24, 400);
+        world.tree.set_limits(Node::Pool, limits(text), 0, 0);
+        let (leaf, background) = (world.tree.add_leaf(None), world.tree.background());
+        let (user, work) = (world.client(leaf, 32, Kind::Read, bytes), world.client(background, 4, Kind::Read, 4096));
+        world.run_until(60 * SECOND);
+        told.push((
+            text,
+            (world.count(user, 10 * SECOND, 60 * SECOND) * bytes) >> 20,
+            (world.count(work, 10 * SECOND, 60 * SECOND) * 4096) >> 20,
+        ));
+    }
+    assert!(
+        told.iter().all(|(_, user, work)| work * 4 < *user),
+        "(limit of the pool, MiB of the volume, of background work in 50 s): {told:?}"
+    );
+}
+
+/// "What goes beside it raises the clock where it stood in a line with others": what is before others in the order, and finds a few tokens each time, does
+/// not stand, and never comes behind them.
+#[test]
+fn a_reserve_that_finds_a_few_tokens_each_time_leaves_large_requests_their_share() {
+    let mut told = Vec::new();
+    for own in ["9MiB", "10000KiB", "10200KiB", "10MiB"] {
+        let mut world = contended(24, 400);
+        world.tree.set_limits(Node::Pool, limits("total_bytes_sec=10MiB"), 0, 0);
+        let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
+        let text = format!("reserve_iops_sec=100000 total_bytes_sec={own}");
+        world.tree.set_limits(Node::Leaf(a), limits(&text), GIB, 0);
+        let (reserved, other) = (world.client(a, 4, Kind::Read, 4096), world.client(b, 8, Kind::Read, 1 << 20));
+        world.run_until(60 * SECOND);
+        told.push((
+            own,
+            (world.count(reserved, 10 * SECOND, 60 * SECOND) * 4096) >> 20,
+            world.count(other, 10 * SECOND, 60 * SECOND),
+        ));
+    }
+    // By costs the other's share is more than half of the bytes.
+    assert!(
+        told.iter().all(|(.., other)| *other > 150),
+        "(its own limit of the pool's 10 MiB/s, MiB of the reserved volume, of the other in 50 s): {told:?}"
+    );
+}
