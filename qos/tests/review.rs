@@ -255,7 +255,10 @@ fn background_reads_at_the_pools_limit_go_beside_background_writes() {
         let (reads, writes) =
             (world.client(background, 4, Kind::Read, 4096), world.client(background, 4, Kind::Write, 64 << 10));
         world.run_until(60 * SECOND);
-        told.push((text, [users[0], users[1], reads, writes].map(|client| world.count(client, 10 * SECOND, 60 * SECOND))));
+        told.push((
+            text,
+            [users[0], users[1], reads, writes].map(|client| world.count(client, 10 * SECOND, 60 * SECOND)),
+        ));
     }
     assert!(
         told.iter().all(|(_, went)| went[2] > 20),
@@ -318,7 +321,8 @@ fn what_hangs_does_not_count_also_where_nobody_waits_for_a_second_on_end() {
 #[test]
 fn weights_hold_at_a_limit_beside_others_whom_it_does_not_concern() {
     let mut told = Vec::new();
-    for (level, other) in [("group", Kind::Read), ("group", Kind::Write), ("pool", Kind::Write), ("alone", Kind::Read)] {
+    for (level, other) in [("group", Kind::Read), ("group", Kind::Write), ("pool", Kind::Write), ("alone", Kind::Read)]
+    {
         let mut world = contended(24, 400);
         let group = world.tree.add_group();
         let [a, b, c] = [Some(group), Some(group), None].map(|group| world.tree.add_leaf(group));
@@ -341,8 +345,10 @@ fn weights_hold_at_a_limit_beside_others_whom_it_does_not_concern() {
 #[test]
 fn background_has_a_sixteenth_of_a_share_at_the_pools_limit_beside_large_requests() {
     let mut told = Vec::new();
-    for (text, bytes) in [("total_bytes_sec=10MiB", 1u64 << 20), ("total_bytes_sec=8MiB total_bytes_sec_max=64MiB", 1 << 20)] {
-        let mut world = contended(24, 400);
+    let bytes = 1u64 << 20;
+    for text in ["total_bytes_sec=6800KiB", "total_bytes_sec=7000KiB", "total_bytes_sec=8MiB", "total_bytes_sec=10MiB"]
+    {
+        let mut world = contended(24, 100);
         world.tree.set_limits(Node::Pool, limits(text), 0, 0);
         let (leaf, background) = (world.tree.add_leaf(None), world.tree.background());
         let (user, work) = (world.client(leaf, 32, Kind::Read, bytes), world.client(background, 4, Kind::Read, 4096));
@@ -359,28 +365,39 @@ fn background_has_a_sixteenth_of_a_share_at_the_pools_limit_beside_large_request
     );
 }
 
-/// "What goes beside it raises the clock where it stood in a line with others": what is before others in the order, and finds a few tokens each time, does
-/// not stand, and never comes behind them.
+/// The same where background work stands in line at the pool, and moves the clock by sixteen times its cost with each request.
 #[test]
-fn a_reserve_that_finds_a_few_tokens_each_time_leaves_large_requests_their_share() {
+fn weights_hold_at_the_pools_limit_beside_background_work() {
     let mut told = Vec::new();
-    for own in ["9MiB", "10000KiB", "10200KiB", "10MiB"] {
-        let mut world = contended(24, 400);
-        world.tree.set_limits(Node::Pool, limits("total_bytes_sec=10MiB"), 0, 0);
-        let (a, b) = (world.tree.add_leaf(None), world.tree.add_leaf(None));
-        let text = format!("reserve_iops_sec=100000 total_bytes_sec={own}");
-        world.tree.set_limits(Node::Leaf(a), limits(&text), GIB, 0);
-        let (reserved, other) = (world.client(a, 4, Kind::Read, 4096), world.client(b, 8, Kind::Read, 1 << 20));
+    let burst = "total_bytes_sec=8MiB total_bytes_sec_max=64MiB total_bytes_sec_max_length=2";
+    for (pool, own, group, is_busy) in [
+        (burst, "read_bytes_sec=4MiB", "total_bytes_sec=10MiB", true),
+        (burst, "read_bytes_sec=4MiB", "total_bytes_sec=10MiB", false),
+        (burst, "", "total_bytes_sec=10MiB", true),
+        (burst, "read_bytes_sec=4MiB", "", true),
+        (burst, "", "", true),
+        (burst, "", "", false),
+    ] {
+        let mut world = contended(8, 100);
+        let node = world.tree.add_group();
+        world.tree.set_limits(Node::Pool, limits(pool), 0, 0);
+        world.tree.set_limits(node, limits(group), 0, 0);
+        let [a, b] = [0; 2].map(|_| world.tree.add_leaf(Some(node)));
+        world.tree.set_limits(Node::Leaf(a), limits(&format!("weight=5 {own}")), GIB, 0);
+        world.tree.set_limits(Node::Leaf(b), limits("weight=2"), GIB, 0);
+        let (small, large) = (world.client(a, 32, Kind::Read, 4096), world.client(b, 32, Kind::Write, 1 << 20));
+        let background = world.tree.background();
+        let work = world.client(background, if is_busy { 32 } else { 0 }, Kind::Read, 64 << 10);
         world.run_until(60 * SECOND);
         told.push((
             own,
-            (world.count(reserved, 10 * SECOND, 60 * SECOND) * 4096) >> 20,
-            world.count(other, 10 * SECOND, 60 * SECOND),
+            group,
+            is_busy,
+            [small, large, work].map(|client| world.count(client, 10 * SECOND, 60 * SECOND)),
         ));
     }
-    // By costs the other's share is more than half of the bytes.
     assert!(
-        told.iter().all(|(.., other)| *other > 150),
-        "(its own limit of the pool's 10 MiB/s, MiB of the reserved volume, of the other in 50 s): {told:?}"
+        told.iter().all(|(.., went)| went[0] > went[1] * 52),
+        "(limit of the volume, of the group, whether background work is there, [4 KiB of weight 5, 1 MiB of weight 2, background] in 50 s): {told:?}"
     );
 }

@@ -53,7 +53,14 @@ fn plan() -> impl Strategy<Value = Plan> {
         prop::collection::vec((0..12usize, 0..6usize, 0..3usize), 3),
         prop::collection::vec((0..4usize, any::<bool>(), 0..5usize, prop_oneof![Just(1u32), Just(4), Just(16)]), 2..6),
     )
-        .prop_map(|(depth, device, pool, groups, leaves, clients)| Plan { depth, device, pool, groups, leaves, clients })
+        .prop_map(|(depth, device, pool, groups, leaves, clients)| Plan {
+            depth,
+            device,
+            pool,
+            groups,
+            leaves,
+            clients,
+        })
 }
 
 fn run(plan: &Plan) -> Result<(), TestCaseError> {
@@ -156,14 +163,22 @@ fn run(plan: &Plan) -> Result<(), TestCaseError> {
 }
 
 /// Each client has a quarter of what it would have if all limits of its way were wanted by all whom they concern.
-fn bound(plan: &Plan, world: &World, nodes: &[(Node, &str)], leaves: &[(Leaf, Option<Node>)]) -> Result<(), TestCaseError> {
+fn bound(
+    plan: &Plan,
+    world: &World,
+    nodes: &[(Node, &str)],
+    leaves: &[(Leaf, Option<Node>)],
+) -> Result<(), TestCaseError> {
     let weight = |at: usize| plan.leaves.get(at).map_or(1.0 / 16.0, |(_, own, _)| limits(OWN[*own]).weight() as f64);
     let n = world.clients.len();
-    let place: Vec<usize> = (0..n).map(|c| leaves.iter().position(|(l, _)| *l == world.clients[c].0.leaf).unwrap()).collect();
+    let place: Vec<usize> =
+        (0..n).map(|c| leaves.iter().position(|(l, _)| *l == world.clients[c].0.leaf).unwrap()).collect();
     let cost = |c: usize| world.clients[c].0.request.bytes as f64 + 16384.0;
     let flows = |c: usize| place.iter().filter(|p| **p == place[c]).count() as f64;
     for c in 0..n {
-        if place[c] == 3 { continue }
+        if place[c] == 3 {
+            continue;
+        }
         let all: f64 = (0..n).map(|j| weight(place[j]) / flows(j)).sum();
         let mut least = (plan.device.unwrap() << 20) as f64 * weight(place[c]) / flows(c) / all / cost(c);
         let mut by = "device".to_owned();
@@ -172,30 +187,54 @@ fn bound(plan: &Plan, world: &World, nodes: &[(Node, &str)], leaves: &[(Leaf, Op
             for limit in of.effective(GIB) {
                 let tokens = |j: usize| {
                     let (leaf, group) = leaves[place[j]];
-                    let on = match node { Node::Pool => true, Node::Group(_) => group == Some(*node), Node::Leaf(l) => *l == leaf };
+                    let on = match node {
+                        Node::Pool => true,
+                        Node::Group(_) => group == Some(*node),
+                        Node::Leaf(l) => *l == leaf,
+                    };
                     let r = world.clients[j].0.request;
                     let name = limit.key.name();
                     let is_read = r.kind == Kind::Read;
-                    if !on || (name.starts_with("read") && !is_read) || (name.starts_with("write") && is_read) { return 0.0 }
+                    if !on || (name.starts_with("read") && !is_read) || (name.starts_with("write") && is_read) {
+                        return 0.0;
+                    }
                     (if limit.key.is_bytes() { r.bytes } else { of.requests(r.bytes) }) as f64
                 };
-                if tokens(c) == 0.0 { continue }
+                if tokens(c) == 0.0 {
+                    continue;
+                }
                 let unit = |j: usize| weight(place[j]) / flows(j) / cost(j);
                 let sum: f64 = (0..n).map(|j| unit(j) * tokens(j)).sum();
                 let rate = limit.rate as f64 * unit(c) / sum;
-                if rate < least { least = rate; by = format!("{node:?} {}", limit.key.name()); }
+                if rate < least {
+                    least = rate;
+                    by = format!("{node:?} {}", limit.key.name());
+                }
             }
         }
         let got = world.count(c, 10 * SECOND, END) as f64 / 20.0;
-        prop_assert!(got * 3.0 + 0.3 > least, "client {c} got {got} a second of {least} by {by}: {:?}",
-            (0..n).map(|j| (place[j], world.clients[j].0.request.kind, world.clients[j].0.request.bytes, world.count(j, 10 * SECOND, END))).collect::<Vec<_>>());
+        prop_assert!(
+            got * 3.0 + 0.3 > least,
+            "client {c} got {got} a second of {least} by {by}: {:?}",
+            (0..n)
+                .map(|j| (
+                    place[j],
+                    world.clients[j].0.request.kind,
+                    world.clients[j].0.request.bytes,
+                    world.count(j, 10 * SECOND, END)
+                ))
+                .collect::<Vec<_>>()
+        );
     }
     Ok(())
 }
 
 #[test]
 fn nobody_starves_and_no_rate_is_exceeded() {
-    use proptest::{strategy::ValueTree, test_runner::{Config, RngAlgorithm, TestRng, TestRunner}};
+    use proptest::{
+        strategy::ValueTree,
+        test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+    };
     let seed: u8 = std::env::var("SEED").map_or(1, |seed| seed.parse().unwrap());
     let cases: usize = std::env::var("CASES").map_or(100, |cases| cases.parse().unwrap());
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]));
@@ -204,9 +243,17 @@ fn nobody_starves_and_no_rate_is_exceeded() {
         let plan = plan().new_tree(&mut runner).unwrap().current();
         if let Err(error) = run(&plan) {
             failed += 1;
-            println!("{error}\n  depth {} device {:?} pool {:?} groups {:?}", plan.depth, plan.device, LIMITS[plan.pool], plan.groups.map(|g| LIMITS[g]));
+            println!(
+                "{error}\n  depth {} device {:?} pool {:?} groups {:?}",
+                plan.depth,
+                plan.device,
+                LIMITS[plan.pool],
+                plan.groups.map(|g| LIMITS[g])
+            );
             plan.leaves.iter().for_each(|(l, o, g)| println!("  leaf {:?} {:?} group {g}", LIMITS[*l], OWN[*o]));
-            plan.clients.iter().for_each(|(l, w, b, d)| println!("  client leaf {l} {} {} depth {d}", if *w { "write" } else { "read" }, BYTES[*b]));
+            plan.clients.iter().for_each(|(l, w, b, d)| {
+                println!("  client leaf {l} {} {} depth {d}", if *w { "write" } else { "read" }, BYTES[*b])
+            });
         }
     }
     assert_eq!(failed, 0);
