@@ -63,6 +63,10 @@ type Steps = Vec<(u8, usize, u64)>;
 struct Books {
     waiting: Vec<(Ticket, Leaf, Request)>,
     going: Vec<(Leaf, Request)>,
+    /// Reported as done; may be resumed.
+    paused: Vec<(Leaf, Request)>,
+    /// Of volumes that were taken out.
+    late: Vec<(Leaf, Request)>,
 }
 
 /// What a request is for the device.
@@ -174,7 +178,9 @@ fn anything(steps: Steps, depth: u32, strict: Strict) -> Result<(), TestCaseErro
                     "read_bytes_sec=1000000",
                     "write_iops_sec=3 read_iops_sec=100",
                     "total_bytes_sec=100000 total_bytes_sec_max=1000000",
-                ][(n / 4 % 5) as usize];
+                    "total_iops_sec_per_gb=10 total_iops_sec_max=1000 size_iops_sec=4KiB",
+                    "total_iops_sec=100 size_iops_sec=4KiB",
+                ][(n / 4 % 7) as usize];
                 let text = match node {
                     Node::Leaf(_) => format!(
                         "{text} {}",
@@ -182,16 +188,34 @@ fn anything(steps: Steps, depth: u32, strict: Strict) -> Result<(), TestCaseErro
                     ),
                     _ => text.to_owned(),
                 };
-                tree.set_limits(node, limits(&text), GIB, now);
+                let size = [GIB, GIB, 10 * GIB, 90 * GIB, 100 * GIB][(n % 5) as usize];
+                tree.set_limits(node, limits(&text), size, now);
             }
             10 if at < 4 => {
                 tree.remove_leaf(leaf);
                 books.waiting.retain(|(_, of, _)| *of != leaf);
+                books.late.extend(books.going.iter().filter(|(of, _)| *of == leaf));
                 books.going.retain(|(of, _)| *of != leaf);
+                books.paused.retain(|(of, _)| *of != leaf);
                 leaves[at] = tree.add_leaf(n.is_multiple_of(2).then_some(groups[0]));
             }
             11 => tree.move_leaf(leaf, n.is_multiple_of(2).then_some(groups[(n % 3 % 2) as usize])),
             12 => tree.set_depth((n % 9 != 0).then_some(1 + n as u32 / 2)),
+            13 if !books.late.is_empty() => {
+                let (leaf, request) = books.late.remove(n as usize % books.late.len());
+                end(&mut tree, leaf, request, now);
+            }
+            14 if !books.going.is_empty() => {
+                let (leaf, request) = books.going.remove(n as usize % books.going.len());
+                end(&mut tree, leaf, request, now);
+                books.paused.push((leaf, request));
+            }
+            15 if !books.paused.is_empty() => {
+                let (leaf, request) = books.paused.remove(n as usize % books.paused.len());
+                tree.resume(leaf, request, now);
+                books.go(&mut tree, leaf, request);
+            }
+            16 => now += n * 100 * MS,
             _ => {}
         }
         books.pump(&mut tree, now, strict)?;
@@ -224,7 +248,7 @@ fn anything(steps: Steps, depth: u32, strict: Strict) -> Result<(), TestCaseErro
 }
 
 fn steps() -> impl Strategy<Value = Steps> {
-    prop::collection::vec((0..13u8, 0..5usize, 0..60u64), 1..200)
+    prop::collection::vec((0..17u8, 0..5usize, 0..140u64), 1..200)
 }
 
 proptest! {
