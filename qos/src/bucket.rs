@@ -10,17 +10,6 @@ fn credit(tokens: u64) -> Credit {
     Credit::from(tokens) * Credit::from(SECOND)
 }
 
-/// `whole · part / of`, rounded down, for `part` of at most `of`, and none of them negative.
-fn part(whole: Credit, part: Credit, of: Credit) -> Credit {
-    let rest = (whole % of).checked_mul(part).map(|product| product / of);
-    // Where the product is too large, 62 bits of each are more than a clock can tell.
-    let rest = rest.unwrap_or_else(|| {
-        let shift = (Credit::BITS - of.leading_zeros()).saturating_sub(62);
-        (((whole % of) >> shift) * (part >> shift) / (of >> shift)) << shift
-    });
-    (whole / of).saturating_mul(part).saturating_add(rest).min(whole)
-}
-
 /// Refills without ticks. What needs more than it can hold passes when it is full, and leaves a debt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Bucket {
@@ -67,6 +56,12 @@ impl Bucket {
         now.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX))
     }
 
+    /// How long so many tokens take to come into an empty one.
+    pub(crate) fn lead(&self, tokens: u64) -> Nanos {
+        let rate = Credit::from(self.rate);
+        u64::try_from(self.need(tokens).saturating_add(rate - 1) / rate).unwrap_or(u64::MAX)
+    }
+
     /// Takes tokens; to be called when they may be taken.
     pub(crate) fn take(&mut self, tokens: u64) {
         self.level = self.level.saturating_sub(credit(tokens));
@@ -97,12 +92,12 @@ impl Bucket {
         self.level = self.capacity.saturating_sub(used).max(lowest);
     }
 
-    /// Another rate and capacity from now on: as full as before, in proportion. A debt stays as it is.
-    pub(crate) fn scale(&mut self, rate: u64, capacity: Credit, now: Nanos) {
+    /// Another rate and capacity from now on, with what is there, as far as there is room for it.
+    pub(crate) fn resize(&mut self, rate: u64, capacity: Credit, now: Nanos) {
         self.refill(now);
-        let before = *self;
+        let level = self.level;
         *self = Self::new(rate, capacity, now);
-        self.level = if before.level <= 0 { before.level } else { part(self.capacity, before.level, before.capacity) };
+        self.level = level.min(self.capacity);
     }
 
     /// When so many tokens will be there, if none are taken.
@@ -196,21 +191,16 @@ mod tests {
     }
 
     #[test]
-    fn another_size_keeps_the_part_that_is_there() {
+    fn another_size_adds_nothing() {
         let mut bucket = Bucket::new(100, credit(50), 0);
         bucket.take(20);
-        bucket.scale(1000, credit(500), 0);
-        assert_eq!(bucket.tokens(0), 300);
-        bucket.scale(7, credit(5), 0);
-        assert_eq!((bucket.tokens(0), bucket.ready(3)), (3, 0));
+        bucket.resize(1000, credit(500), 0);
+        assert_eq!(bucket.tokens(0), 30);
+        bucket.resize(7, credit(5), 0);
+        assert_eq!((bucket.tokens(0), bucket.ready(5)), (5, 0));
         bucket.take(10);
-        bucket.scale(1000, credit(500), 0);
-        assert_eq!(bucket.tokens(0), -7, "a debt is what it was");
-        for (whole, full) in [(1, Credit::MAX), (Credit::MAX, 1), (Credit::MAX, Credit::MAX), (3, 7)] {
-            assert_eq!((part(whole, full, full), part(whole, 0, full)), (whole, 0));
-        }
-        let half = part(Credit::MAX / 3, Credit::MAX / 2, Credit::MAX);
-        assert!((Credit::MAX / 6 - half).abs() < Credit::MAX >> 50, "{half}");
+        bucket.resize(1000, credit(500), 0);
+        assert_eq!(bucket.tokens(0), -5, "a debt is what it was");
     }
 
     #[test]

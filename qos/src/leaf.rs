@@ -70,6 +70,10 @@ pub(crate) struct Flow {
     pub(crate) longest: (Nanos, Reason),
     /// What holds it back now, and since when.
     pub(crate) held: Option<(Nanos, Reason)>,
+    /// The first that waits has stood in lines above its volume: it keeps its place in the order.
+    pub(crate) keeps_order: bool,
+    /// The first that waits, background work, had come to its turn when it found tokens short.
+    pub(crate) is_paced: bool,
 }
 
 impl Flow {
@@ -91,6 +95,8 @@ impl Flow {
     pub(crate) fn another(&mut self) {
         self.longest.0 = 0;
         self.held = None;
+        self.keeps_order = false;
+        self.is_paced = false;
     }
 
     fn competes(&self) -> bool {
@@ -112,8 +118,10 @@ pub(crate) struct LeafState {
     /// Requests and costs under way.
     pub(crate) under_way: u64,
     pub(crate) costs: u64,
-    /// Of these, what does not count: reserved requests, which go beside the window, and what hangs.
-    pub(crate) beside: u64,
+    /// Of these, what does not count: reserved requests, which go beside the window, and what hangs. Which one ended is not known: it is taken for a reserved
+    /// one, else for one that counts.
+    pub(crate) reserved_costs: u64,
+    pub(crate) hanging: u64,
     /// What [`LeafState::activity`] was when it was counted last.
     pub(crate) active: u64,
     /// It had something under way a moment ago.
@@ -141,7 +149,8 @@ impl LeafState {
             finish: Tag::default(),
             under_way: 0,
             costs: 0,
-            beside: 0,
+            reserved_costs: 0,
+            hanging: 0,
             active: 0,
             lingers: false,
             went: 0,
@@ -161,7 +170,7 @@ impl LeafState {
 
     /// What counts of what it has under way: for a volume, in the window.
     pub(crate) fn own(&self) -> u64 {
-        self.costs.saturating_sub(self.beside)
+        self.costs.saturating_sub(self.reserved_costs.saturating_add(self.hanging))
     }
 
     /// What takes of the reserve, and what a request takes.

@@ -6,6 +6,7 @@ use crate::{
     Key, Kind, Limits, Nanos, Request,
     bucket::Bucket,
     limits::{Effective, nanos},
+    lines::Keys,
 };
 
 /// What a rate holds when it was not used: as much as it brings in a twentieth of a second. Clocks and timers are late now and then.
@@ -50,10 +51,12 @@ impl Gauge {
     }
 
     fn resize(&mut self, effective: &Effective, now: Nanos) {
-        self.rate.scale(effective.rate, capacity(effective), now);
-        if let (Some(burst), Some((max, _))) = (&mut self.burst, effective.burst) {
-            burst.scale(max, brought(max, SLACK), now);
-        }
+        self.rate.resize(effective.rate, capacity(effective), now);
+        self.burst = effective.burst.map(|(max, _)| {
+            let mut burst = self.burst.unwrap_or_else(|| Bucket::new(max, brought(max, SLACK), now));
+            burst.resize(max, brought(max, SLACK), now);
+            burst
+        });
     }
 
     /// How much of it a request takes. A discard is one, whatever its size: nothing is transferred.
@@ -94,8 +97,8 @@ impl Limiter {
         if request.kind == Kind::Discard { 1 } else { self.limits.requests(request.bytes) }
     }
 
-    /// Other limits, or another size of the volume, from the next request on. What was used of a limit that stays is still used; where only the size is
-    /// another, as much of it as before, in proportion: else to grow and be put back again would be a way to credit.
+    /// Other limits, or another size of the volume, from the next request on. What was used of a limit that stays is still used. Where only the size is
+    /// another, there is no more than before: else to grow and be put back again would be a way to credit.
     pub(crate) fn set(&mut self, limits: Limits, size: u64, now: Nanos) {
         let old = std::mem::take(&mut self.gauges);
         let is_resized = limits == self.limits && size != self.size;
@@ -116,8 +119,8 @@ impl Limiter {
         self.size = size;
     }
 
-    /// Tells of each limit that concerns a request when there will be enough for it.
-    pub(crate) fn each_ready(&mut self, request: &Request, now: Nanos, mut tell: impl FnMut(Key, Nanos)) {
+    /// Tells of each limit that concerns a request when there will be enough for it, and how long as much takes to come in.
+    pub(crate) fn each_ready(&mut self, request: &Request, now: Nanos, mut tell: impl FnMut(Key, Nanos, Nanos)) {
         if self.gauges.is_empty() {
             return;
         }
@@ -126,9 +129,16 @@ impl Limiter {
             let tokens = gauge.tokens(request, requests);
             if tokens > 0 {
                 let burst = gauge.burst.as_mut().map_or(now, |burst| burst.ready_at(tokens, now));
-                tell(gauge.key, gauge.rate.ready_at(tokens, now).max(burst));
+                tell(gauge.key, gauge.rate.ready_at(tokens, now).max(burst), gauge.rate.lead(tokens));
             }
         }
+    }
+
+    /// The limits that concern a request.
+    pub(crate) fn concerns(&self, request: &Request) -> Keys {
+        let requests = self.requests(request);
+        let concerned = self.gauges.iter().filter(|gauge| gauge.tokens(request, requests) > 0);
+        concerned.fold(0, |keys, gauge| keys | 1 << gauge.key as u8)
     }
 
     /// Takes what a request needs; to be called when it may pass.

@@ -21,33 +21,48 @@ pub(crate) struct Gate {
 /// Why a request cannot pass a gate.
 #[derive(Clone, Copy)]
 pub(crate) struct Short {
-    /// When there will be enough, if it is first everywhere; else it is told when it is.
+    /// When to look again, if it is first everywhere: there will be enough, or it has to stand in another line, too. Else it is told when it is first.
     pub(crate) until: Option<Nanos>,
     /// What holds it back the longest.
     pub(crate) key: Key,
     /// What it waits for: the lines in which it has to stand.
     pub(crate) keys: Keys,
+    /// The lines in which it is not to stand now. (In that of what is there, and was waited for, it stays.)
+    pub(crate) not_yet: Keys,
 }
 
 impl Gate {
     /// Whether there is enough for a request, and nobody before it waits for the same.
     pub(crate) fn look(&mut self, request: &Request, order: Order, now: Nanos) -> Option<Short> {
-        let (mut ready, mut keys, mut by, mut behind) = (now, 0, None, None);
+        let (mut ready, mut by, mut behind, mut before) = (now, None, None, 0);
+        let mut short = [None; Key::ALL.len()];
         let lines = &self.lines;
-        self.limiter.each_ready(request, now, |key, at| {
-            let is_behind = lines[key as usize].first().is_some_and(|first| *first < order);
-            if is_behind {
+        self.limiter.each_ready(request, now, |key, at, lead| {
+            if lines[key as usize].first().is_some_and(|first| *first < order) {
                 behind = Some(key);
+                before |= 1 << key as u8;
             }
-            if is_behind || at > now {
-                keys |= 1 << key as u8;
-            }
+            short[key as usize] = (at > now).then_some(lead);
             if at > ready {
                 (ready, by) = (at, Some(key));
             }
         });
-        let key = by.or(behind)?;
-        Some(Short { until: behind.is_none().then_some(ready), key, keys })
+        if behind.is_some() {
+            return by.or(behind).map(|key| Short { until: None, key, keys: before, not_yet: !before });
+        }
+        // In the line of what comes sooner than the last of it only in time for that: what it cannot use yet is anybody's.
+        let key = by?;
+        let (mut keys, mut until, mut not_yet) = (1 << key as u8, ready, 0);
+        for (other, lead) in (0..).zip(short).filter_map(|(other, lead)| Some((other, lead?))) {
+            let begin = ready.saturating_sub(lead);
+            if begin <= now {
+                keys |= 1 << other;
+            } else if other != key as u8 {
+                until = until.min(begin);
+                not_yet |= 1 << other;
+            }
+        }
+        Some(Short { until: Some(until), key, keys, not_yet })
     }
 
     /// Stands in lines from now on.
@@ -67,6 +82,15 @@ impl Gate {
             line.first().filter(|_| was_first).map(|first| first.2)
         })
         .collect()
+    }
+
+    /// Whether somebody waits for a limit that a request needs.
+    pub(crate) fn is_waited_for(&self, request: &Request) -> bool {
+        if self.limiter.is_unlimited() {
+            return false;
+        }
+        let keys = self.limiter.concerns(request);
+        (0..).zip(&self.lines).any(|(key, line)| keys >> key & 1 == 1 && !line.is_empty())
     }
 
     pub(crate) fn clear_lines(&mut self) {

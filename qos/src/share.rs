@@ -18,6 +18,9 @@ pub(crate) const PATIENCE: Nanos = SECOND / 4;
 /// else than in the device.
 pub(crate) const STALLED: Nanos = SECOND;
 
+/// How often what hangs is looked for, while something waits for the window.
+pub(crate) const LOOK: Nanos = STALLED / 4;
+
 /// For how long after the end of its last request a volume still counts as one that wants the device. Whoever has several requests open at a time is without any
 /// for moments, while its client takes the answers; a flood must not fill the device in these.
 pub(crate) const LINGER: Nanos = SECOND / 20;

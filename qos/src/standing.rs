@@ -7,7 +7,7 @@
 use crate::{
     Nanos, Request, Tree,
     leaf::{Flow, Level, Place, Reason},
-    lines::{Gate, Order, Short},
+    lines::{Gate, Keys, Order, Short},
 };
 
 impl Tree {
@@ -38,10 +38,12 @@ impl Tree {
     pub(crate) fn stand(&mut self, number: u32, level: Level, short: Short, now: Nanos) {
         let is_behind = short.until.is_none();
         let others = Level::ALL.into_iter().filter(|other| *other > level || (is_behind && *other < level));
-        others.for_each(|level| self.leave(number, level));
+        others.for_each(|level| self.leave(number, level, Keys::MAX));
+        self.leave(number, level, short.not_yet);
         let Some(flow) = self.flow(number) else { return };
         let order = flow.order;
         flow.hold(Reason::Limit(level, short.key), now);
+        flow.keeps_order |= level > Level::Volume;
         flow.place = Place::Waits(level, short.until);
         if let Some(joined) = flow.joined.get_mut(level as usize) {
             *joined |= short.keys;
@@ -56,13 +58,15 @@ impl Tree {
         self.recount(number / 2);
     }
 
-    /// A flow leaves its lines at a level. Who is first now looks whether it is its turn.
-    fn leave(&mut self, number: u32, level: Level) {
+    /// A flow leaves some of its lines at a level. Who is first now looks whether it is its turn.
+    fn leave(&mut self, number: u32, level: Level, keys: Keys) {
         let Some(flow) = self.flow(number) else { return };
-        let (order, keys) = (flow.order, flow.joined.get_mut(level as usize).map_or(0, std::mem::take));
+        let (order, Some(joined)) = (flow.order, flow.joined.get_mut(level as usize)) else { return };
+        let keys = *joined & keys;
         if keys == 0 {
             return;
         }
+        *joined &= !keys;
         let firsts = self.gate(level, number / 2).map(|gate| gate.leave(keys, order)).unwrap_or_default();
         for first in firsts {
             if self.flow(first).is_some_and(|flow| matches!(flow.place, Place::Waits(_, None))) {
@@ -72,14 +76,14 @@ impl Tree {
     }
 
     fn leave_all(&mut self, number: u32) {
-        Level::ALL.into_iter().for_each(|level| self.leave(number, level));
+        Level::ALL.into_iter().for_each(|level| self.leave(number, level, Keys::MAX));
     }
 
     /// What a flow has waited for may have come.
     pub(crate) fn wake(&mut self, number: u32) {
         self.woken = true;
         let Some(flow) = self.flow(number) else { return };
-        if matches!(flow.place, Place::Waits(Level::Volume, _)) {
+        if matches!(flow.place, Place::Waits(Level::Volume, _)) && !flow.keeps_order {
             // While its own limit held it back it did not compete with the others.
             self.line_up_again(number);
             return;

@@ -7,7 +7,7 @@ use crate::{
     lanes::{Waiting, lane_of},
     leaf::{LeafState, Place, Reason},
     lines::{Gate, Order},
-    share::{Active, Clock, LINGER, PATIENCE, STALLED, Window, cost, in_pieces},
+    share::{Active, Clock, LINGER, LOOK, PATIENCE, STALLED, Window, cost, in_pieces},
     spare::Spare,
 };
 
@@ -40,8 +40,10 @@ pub struct Tree {
     pub(crate) lingering: BTreeSet<(Nanos, u32)>,
     pub(crate) clock: Clock,
     pub(crate) window: Window,
-    /// Since when something has been waiting for the window, or when those that stall were looked for last.
-    pub(crate) full_since: Option<Nanos>,
+    /// Something waits for the window.
+    pub(crate) is_full: bool,
+    /// When what hangs was looked for last.
+    pub(crate) looked: Nanos,
     pub(crate) spare: Spare,
     pub(crate) active: Active,
     /// Flows whose turn may have come, and that may go beside the window.
@@ -80,7 +82,8 @@ impl Tree {
             lingering: BTreeSet::new(),
             clock: Clock::default(),
             window: Window::default(),
-            full_since: None,
+            is_full: false,
+            looked: 0,
             spare: Spare::default(),
             active: Active::default(),
             claims: BTreeSet::new(),
@@ -115,18 +118,20 @@ impl Tree {
         }
     }
 
-    /// What hangs takes no room in the window. Looked for only while something waits for that.
-    fn forget_stalled(&mut self, now: Nanos) {
-        if self.full_since.is_none_or(|since| since.saturating_add(STALLED) > now) {
-            return;
+    /// What hangs takes no room in the window. Looked for now and then, while something waits for that; says whether there is more room.
+    fn forget_stalled(&mut self, now: Nanos) -> bool {
+        if !self.is_full || self.looked.saturating_add(LOOK) > now {
+            return false;
         }
-        self.full_since = Some(now);
+        self.looked = now;
+        let before = self.window.under_way;
         for state in self.leaves.iter_mut().flatten().filter(|state| state.own() > 0 && !state.is_background) {
             if state.moved.saturating_add(STALLED) <= now {
                 self.window.under_way = self.window.under_way.saturating_sub(state.own());
-                state.beside = state.costs;
+                state.hanging = state.hanging.saturating_add(state.own());
             }
         }
+        self.window.under_way < before
     }
 
     /// A request that comes in. One that goes has to be reported with [`Tree::done`] when it has ended, also one that waits and goes later.
@@ -161,8 +166,8 @@ impl Tree {
         let Some(state) = self.leaf_mut(at) else { return Decision::Go };
         state.waiting.push(Waiting { number, request, since: now });
         if is_first {
-            if let (Some(flow), Some(reason)) = (state.flows.get_mut(lane as usize), reason) {
-                flow.longest.1 = reason;
+            if let Some(flow) = state.flows.get_mut(lane as usize) {
+                flow.longest = (0, reason.unwrap_or_default());
             }
             self.line_up(flow_of(at, lane));
         }
@@ -193,8 +198,9 @@ impl Tree {
         let leaf = flow / 2;
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
         let cost = request.cost();
-        let of = state.flows.get(flow as usize % 2);
-        let stood = of.is_some_and(|of| of.joined.iter().skip(1).any(|keys| *keys != 0)).then_some(start);
+        let group = state.group.and_then(|group| self.groups.get(group as usize)).and_then(Option::as_ref);
+        let is_waited_for = |gate: &Gate| gate.is_waited_for(request);
+        let stood = (is_waited_for(&self.pool) || group.is_some_and(is_waited_for)).then_some(start);
         state.finish = match (state.is_background, is_reserved) {
             (true, _) => self.clock.go_background(stood, cost),
             (_, true) => self.clock.go_beside(stood, cost, state.weight),
@@ -216,11 +222,11 @@ impl Tree {
         if state.is_background {
             // Of what hangs, the next request is the end: it does not count any more.
             if state.moved.saturating_add(STALLED) <= now {
-                state.beside = state.costs;
+                state.hanging = state.costs;
             }
             state.moved = now;
         } else if is_reserved {
-            state.beside = state.beside.saturating_add(cost);
+            state.reserved_costs = state.reserved_costs.saturating_add(cost);
         } else {
             state.moved = now;
             self.window.under_way = self.window.under_way.saturating_add(cost);
@@ -280,12 +286,11 @@ impl Tree {
     /// What was under way is so much less; at a time, if a request has ended.
     fn release(&mut self, leaf: u32, cost: u64, ended: Option<Nanos>) {
         let Some(state) = self.leaves.get_mut(leaf as usize).and_then(Option::as_mut) else { return };
-        // Which one ended is not known. Of background work it is rather one that does not hang; of a volume one of the reserve, of which there may be any number.
-        let first = if state.is_background { state.own() } else { state.beside };
-        let (first, others) = (first.min(cost), cost - first.min(cost));
-        let (own, beside) = if state.is_background { (first, others) } else { (others, first) };
+        let reserved = state.reserved_costs.min(cost);
+        let own = state.own().min(cost - reserved);
         state.costs = state.costs.saturating_sub(cost);
-        state.beside = state.beside.saturating_sub(beside);
+        state.reserved_costs -= reserved;
+        state.hanging = state.hanging.saturating_sub(cost - own - reserved);
         if let Some(now) = ended.filter(|_| own > 0) {
             state.moved = now;
         }
@@ -298,7 +303,6 @@ impl Tree {
     /// [`Tree::next_wake`].
     pub fn next(&mut self, now: Nanos) -> Option<Ticket> {
         self.forget_idle(now);
-        self.forget_stalled(now);
         while let Some((until, flow)) = self.sleeping.first().copied().filter(|(until, _)| *until <= now) {
             let _was = self.sleeping.remove(&(until, flow));
             self.wake(flow);
@@ -308,7 +312,8 @@ impl Tree {
             self.woken = false;
             let found = self.next_beside(now).or_else(|| self.next_in_window(now));
             // Who has to wait for its own limit leaves the device to others, and who leaves a line wakes the next: also such as have been passed.
-            if found.is_some() || (self.active.sum >= active && !self.woken) {
+            let is_more = self.active.sum < active || self.woken;
+            if found.is_some() || !(is_more || self.forget_stalled(now)) {
                 return found;
             }
         }
@@ -326,9 +331,16 @@ impl Tree {
         for (is_background, leaf, _, flow) in flows {
             let Some((request, order)) = self.ready_request(flow) else { continue };
             let is_reserved = self.reserve_ready(leaf, &request).is_some_and(|at| at <= now);
-            if is_reserved || (is_background && self.fits(leaf, &request, true, now)) {
+            let is_paced = is_background
+                && (self.flow(flow).is_some_and(|of| of.is_paced) || self.fits(leaf, &request, true, now));
+            if is_reserved || is_paced {
                 match self.look(&request, order, now) {
-                    Some((level, short)) => self.stand(flow, level, short, now),
+                    Some((level, short)) => {
+                        if let Some(of) = self.flow(flow) {
+                            of.is_paced = is_paced;
+                        }
+                        self.stand(flow, level, short, now);
+                    }
                     None => return self.grant(flow, is_reserved, now),
                 }
             }
@@ -364,7 +376,7 @@ impl Tree {
                 }
             }
         }
-        self.full_since = if is_full { self.full_since.or(Some(now)) } else { None };
+        self.is_full = is_full;
         None
     }
 
@@ -395,6 +407,7 @@ impl Tree {
         held.nanos = held.nanos.saturating_add(now.saturating_sub(first.since));
         let tokens = state.gate.limiter.requests(&first.request);
         if let Some(bucket) = state.reserved.as_mut().filter(|_| is_reserved) {
+            let _ready = bucket.ready_at(tokens, now);
             bucket.take(tokens);
         }
         let leaf = Leaf { at, generation: state.generation };
@@ -413,7 +426,7 @@ impl Tree {
         });
         // While something waits for the window, those that go idle make room, and so does what stalls.
         let idle = self.lingering.first().filter(|_| !self.ready.is_empty()).map(|(at, _)| at.saturating_add(LINGER));
-        let stalled = self.full_since.filter(|_| !self.ready.is_empty()).map(|since| since.saturating_add(STALLED));
+        let stalled = (self.is_full && !self.ready.is_empty()).then(|| self.looked.saturating_add(LOOK));
         self.sleeping.first().map(|(until, _)| *until).into_iter().chain(beside).chain(idle).chain(stalled).min()
     }
 
