@@ -136,6 +136,11 @@ impl Device {
         Rc::clone(&self.memory.borrow())
     }
 
+    /// Waits until the front-end may map so much more, if that can come about without it.
+    pub(crate) async fn room_for_memory(&self, regions: usize, bytes: u64) {
+        self.budget.room(&self.reactor, regions, bytes).await;
+    }
+
     pub(crate) fn set_memory(&self, memory: Memory) {
         self.memory.replace(Rc::new(memory));
     }

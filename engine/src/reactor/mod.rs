@@ -267,7 +267,7 @@ impl Reactor {
     ///
     /// # Errors
     /// What `read` reports; `ECANCELED` when the reactor stops.
-    pub async fn take_event(&self, fd: &Rc<OwnedFd>) -> io::Result<u64> {
+    pub async fn take_event<T: AsRawFd + 'static>(&self, fd: &Rc<T>) -> io::Result<u64> {
         let taken = self.take_event_until(fd, std::future::pending()).await?;
         taken.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
@@ -277,7 +277,11 @@ impl Reactor {
     ///
     /// # Errors
     /// As [`take_event`](Self::take_event).
-    pub async fn take_event_until(&self, fd: &Rc<OwnedFd>, over: impl Future<Output = ()>) -> io::Result<Option<u64>> {
+    pub async fn take_event_until<T: AsRawFd + 'static>(
+        &self,
+        fd: &Rc<T>,
+        over: impl Future<Output = ()>,
+    ) -> io::Result<Option<u64>> {
         let (mut over, mut given_up) = (pin!(over), false);
         loop {
             let mut taking = self.submit(Op::TakeEvent { fd: fd.clone(), value: Box::new(0) });
@@ -295,7 +299,7 @@ impl Reactor {
                 (Err(_), _) if given_up => return Ok(None),
                 // Somebody else took it first. Waiting for the next one takes nothing.
                 (Err(e), _) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mut there = pin!(self.poll(fd.as_raw_fd(), libc::POLLIN));
+                    let mut there = pin!(self.poll_held(fd, libc::POLLIN));
                     let there = poll_fn(|cx| match over.as_mut().poll(cx) {
                         Poll::Ready(()) => Poll::Ready(None),
                         Poll::Pending => there.as_mut().poll(cx).map(Some),
@@ -315,7 +319,7 @@ impl Reactor {
     /// # Errors
     /// `EINVAL` for what is no `eventfd`. It is signalled as a completion of the kernel's asynchronous I/O: an error where there is none, or
     /// the system has no more contexts for it (`fs.aio-max-nr`).
-    pub async fn signal_event(&self, fd: &Rc<OwnedFd>) -> io::Result<()> {
+    pub async fn signal_event<T: AsRawFd + 'static>(&self, fd: &Rc<T>) -> io::Result<()> {
         self.submit(Op::SignalEvent { fd: fd.clone() }).await.result.map(drop)
     }
 

@@ -17,7 +17,7 @@ pub(crate) mod wake;
 use std::{
     io,
     ops::Range,
-    os::fd::{OwnedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     rc::Rc,
     time::Duration,
 };
@@ -81,9 +81,9 @@ pub(crate) enum Op {
     /// Waits until a descriptor has one of these events, or an error; the result is which.
     Poll { fd: RawFd, events: libc::c_short },
     /// Waits until the counter of an `eventfd` is not zero and takes it.
-    TakeEvent { fd: Rc<OwnedFd>, value: Box<u64> },
+    TakeEvent { fd: Rc<dyn AsRawFd>, value: Box<u64> },
     /// Adds one to the counter of an `eventfd`, at once: one that is full stays full.
-    SignalEvent { fd: Rc<OwnedFd> },
+    SignalEvent { fd: Rc<dyn AsRawFd> },
 }
 
 impl Op {
