@@ -335,10 +335,14 @@ impl Serving {
         if export.leaving.get() {
             return;
         }
-        // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door.
+        // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door, and the operator told.
         let source = export.source.get();
-        let target = source.target(&self.pool);
-        let Some(volume) = target.and_then(|target| self.pool.open(&target).ok()) else { return };
+        let gone = || Error::new(ErrorKind::NotFound, format!("what was exported as {} has been deleted", export.name));
+        let opened = source.target(&self.pool).ok_or_else(gone).and_then(|target| self.pool.open(&target));
+        let volume = match opened {
+            Ok(volume) => volume,
+            Err(error) => return self.directory.refuse(&export.name, error.to_string()),
+        };
         let id = self.next_client.replace(self.next_client.get() + 1);
         let read_only = self.options.read_only || volume.is_read_only();
         let record = Arc::new(Record::new(id, listen::peer(&socket), read_only));
