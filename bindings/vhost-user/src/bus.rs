@@ -392,7 +392,13 @@ mod tests {
         std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains(name)).count()
     }
 
+    /// One after the other: what may be in pieces is counted for all of the process.
     #[test]
+    fn pieces_are_few() {
+        a_mapping_falls_into_three_pieces_at_most();
+        so_many_mappings_may_be_in_pieces_and_no_more();
+    }
+
     fn a_mapping_falls_into_three_pieces_at_most() {
         let file = rustix::fs::memfd_create("cairn-pieces", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 1 << 30).unwrap();
@@ -416,7 +422,6 @@ mod tests {
         assert_eq!(mapped("cairn-pieces"), 0);
     }
 
-    #[test]
     fn so_many_mappings_may_be_in_pieces_and_no_more() {
         let file = rustix::fs::memfd_create("cairn-many", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 256 << 20).unwrap();
