@@ -3,6 +3,7 @@
 //! Invariants:
 //! - Only the ring's own task takes from it, in order, and only after [`admit`](Vring::admit) let the request in.
 //! - A request that was taken is carried out and given back, whatever the front-end does meanwhile; [`stop`](Vring::stop) waits for that.
+//!   Only where memory was lost it is not given back: there is nobody in whose memory that could be done.
 //! - At most one task calls the driver; what is given back while it is about to counts in the same call.
 
 use crate::{

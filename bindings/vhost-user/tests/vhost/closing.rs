@@ -243,7 +243,7 @@ fn of_eventfds_that_somebody_watches() {
             true => drop(front_end),
             false => front_end.must(request, &words(&[0]), &[event().as_fd()]),
         });
-        eventually("it is let go", || ends.then(|| fixture.client().is_none()).unwrap_or_else(|| served.is_finished()));
+        eventually("it is let go", || if ends { fixture.client().is_none() } else { served.is_finished() });
         let answers = answers(&fixture.pool);
         let waits = !told.is_finished();
         drop(faults);
