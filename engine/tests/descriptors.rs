@@ -112,7 +112,7 @@ fn events_are_counted_and_full_counters_keep_nobody_waiting() {
                     reactor.signal_event(&two).await.unwrap();
                     assert_eq!(reactor.take_event(&two).await.unwrap(), 1, "{case}");
                     let (socket, _) = UnixStream::pair().unwrap();
-                    let no_event = reactor.signal_event(&Rc::new(socket.into())).await.unwrap_err();
+                    let no_event = reactor.signal_event(&Rc::new(OwnedFd::from(socket))).await.unwrap_err();
                     assert_eq!(no_event.raw_os_error(), Some(libc::EINVAL), "{case}");
                     // Who waits for ever keeps nobody from closing.
                     reactor

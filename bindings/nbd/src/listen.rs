@@ -121,18 +121,20 @@ impl SocketPath {
 }
 
 impl Listen {
-    /// Binds and listens. A unix socket that nobody listens on any more is replaced.
+    /// Binds and listens, with a socket that keeps nobody waiting. A unix socket that nobody listens on any more is replaced.
     pub(crate) fn bind(&self) -> Result<Bound> {
         let failed = |e| Error::io(format!("cannot listen on {self}"), e);
         match self {
             Self::Unix(path) => {
                 clear_stale(path)?;
-                let socket = UnixListener::bind(path).map_err(failed)?.into();
-                Ok(Bound { socket, address: Address::Unix(SocketPath::of(path)?) })
+                let socket = UnixListener::bind(path).map_err(failed)?;
+                socket.set_nonblocking(true).map_err(failed)?;
+                Ok(Bound { socket: socket.into(), address: Address::Unix(SocketPath::of(path)?) })
             }
             Self::Tcp { host, port } => {
                 let addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs().map_err(failed)?.collect();
                 let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?;
                 Ok(Bound { socket: listener.into(), address: Address::Tcp(address) })
             }

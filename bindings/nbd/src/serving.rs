@@ -5,24 +5,26 @@
 //! or for replies) are woken when the accepting task is dropped, so that a stopping reactor finds and drops them, too.
 
 use crate::{
+    aside::Closing,
     client::{Directory, Record},
     connection::Connection,
     listen::Address,
     options::Options,
     session::serve_client,
-    socket,
+    socket::{self, Socket},
     tls::Acceptor,
     wake::{First, Signal, first},
 };
-use cairn_engine::{Error, IoBuf, LocalPool, Result};
-use rustix::net::{Shutdown, shutdown};
+use cairn_engine::{Error, IoBuf, LocalPool, Reactor, Result};
+use rustix::{
+    io::Errno,
+    net::{Shutdown, shutdown},
+};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     pin::pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -54,7 +56,7 @@ pub(crate) struct Serving {
 }
 
 struct Client {
-    socket: Rc<OwnedFd>,
+    socket: Rc<Socket>,
     /// Once it is past its handshake.
     connection: Option<Weak<Connection>>,
 }
@@ -130,7 +132,7 @@ impl Serving {
             changed: Signal::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.insert(id, Rc::downgrade(&serving)));
-        reactor.spawn(accept_clients(Accepting(serving), listener, theirs.into())).detach();
+        reactor.spawn(accept_clients(Accepting(serving), listener, Rc::new(theirs.into()))).detach();
         Ok(())
     }
 
@@ -145,7 +147,7 @@ impl Serving {
         }
     }
 
-    fn welcome(self: &Rc<Self>, socket: OwnedFd) {
+    fn welcome(self: &Rc<Self>, socket: Socket) {
         if self.clients.borrow().len() >= self.options.max_clients {
             // Closed at once: a client that waited for a place could wait for ever.
             return;
@@ -184,14 +186,31 @@ impl Serving {
     }
 }
 
+/// The next connection, once there is one.
+async fn accept(reactor: &Reactor, listener: &Rc<Socket>, closing: &Closing) -> io::Result<Socket> {
+    loop {
+        // Whoever comes and goes would have the process run out of descriptors while closing one of them waits.
+        while !closing.has_room() {
+            reactor.sleep(ACCEPT_PAUSE).await;
+        }
+        let _events = reactor.poll_held(listener, libc::POLLIN).await?;
+        match listener.accept() {
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            outcome => return outcome.map_err(io::Error::from),
+        }
+    }
+}
+
 /// Accepts until `stop` is closed. (A socket, not a [`Signal`]: a task that waits in a signal of its own server would keep
 /// itself alive when the reactor drops its operations.)
-async fn accept_clients(accepting: Accepting, listener: OwnedFd, stop: OwnedFd) {
+async fn accept_clients(accepting: Accepting, listener: OwnedFd, stop: Rc<OwnedFd>) {
     let Accepting(server) = &accepting;
+    let closing = Closing::default();
+    let listener = Rc::new(Socket::new(listener, &closing));
     let reactor = server.pool.reactor();
-    let mut stopped = pin!(reactor.recv(stop.as_raw_fd(), IoBuf::with_len(1), 0..1));
+    let mut stopped = pin!(reactor.recv(&stop, IoBuf::with_len(1), 0..1));
     loop {
-        match first(reactor.accept(listener.as_raw_fd()), stopped.as_mut()).await {
+        match first(accept(reactor, &listener, &closing), stopped.as_mut()).await {
             First::A(Ok(socket)) => server.welcome(socket),
             First::A(Err(e)) if socket::is_lasting(&e) => break,
             First::A(Err(_)) => match first(reactor.sleep(ACCEPT_PAUSE), stopped.as_mut()).await {
@@ -201,6 +220,6 @@ async fn accept_clients(accepting: Accepting, listener: OwnedFd, stop: OwnedFd) 
             First::B(_) => break,
         }
     }
-    // Deaf at once: the accept that was dropped may hold the socket for a moment longer than this task.
+    // Deaf at once: the operation that was dropped may hold the socket for a moment longer than this task.
     shutdown(&listener, Shutdown::Both).ok();
 }

@@ -8,11 +8,12 @@ use crate::{
     handshake::{Event, Handshake, Session},
     input::Input,
     serving::{Place, Serving},
+    socket::Socket,
     transport::Transport,
     wake::{First, first},
 };
 use cairn_engine::{LocalVolume, SendBuf};
-use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 /// Replies of the handshake that are gathered before they are sent.
 const HANDSHAKE_AHEAD: usize = 64 * 1024;
@@ -20,7 +21,7 @@ const HANDSHAKE_AHEAD: usize = 64 * 1024;
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Serves one client from its first byte to its last.
-pub(crate) async fn serve_client(place: Place, socket: Rc<OwnedFd>, record: Arc<Record>) {
+pub(crate) async fn serve_client(place: Place, socket: Rc<Socket>, record: Arc<Record>) {
     let server = &place.server;
     let mut transport = Transport::new(server.pool.reactor().clone(), Rc::clone(&socket));
     let mut input = Input::new();

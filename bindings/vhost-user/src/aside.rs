@@ -1,8 +1,8 @@
-//! Letting go of what takes its time: by threads of their own, one for all of a kind.
+//! Letting go of what takes its time: by threads of their own, while there is something to let go of.
 //!
-//! The last close of a descriptor may wait for whoever made it (a socket that lingers, a file of FUSE, and either of them in the queue of a
-//! unix socket), and the last use of a guest's memory gives all of it back to the kernel, for seconds where there is much. The reactor's
-//! thread serves all volumes and does neither.
+//! The last close of a descriptor may wait for whoever made it (a socket that lingers, a file of FUSE, either of them in the queue of a unix
+//! socket; an eventfd that somebody watches who answers slowly), and the last use of a guest's memory gives all of it back to the kernel, for
+//! seconds where there is much. The reactor's thread serves all volumes and does neither.
 
 #![allow(unsafe_code)]
 
@@ -10,49 +10,71 @@ use std::{
     collections::VecDeque,
     mem::ManuallyDrop,
     ops::Deref,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-/// Closes descriptors. It may wait for ever.
-pub(crate) static CLOSING: Lane = Lane::new("cairn-close");
-/// Unmaps memory and closes its files. It waits for nobody, so that what counts until then comes free.
-pub(crate) static FREEING: Lane = Lane::new("cairn-free");
+/// Where memory is unmapped and its files are closed, that of all front-ends. It waits for nobody, so that what counts until then comes free.
+pub(crate) fn freeing() -> Lane {
+    static FREEING: LazyLock<Lane> = LazyLock::new(|| Lane::new("cairn-free"));
+    FREEING.clone()
+}
 
-/// A thread, once there is something for it to do, and what waits for it.
-pub(crate) struct Lane {
+/// What is let go of in order by one thread, which is there while there is something left.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// That of the thread.
     name: &'static str,
     queue: Mutex<Queue>,
-    filled: Condvar,
 }
 
 struct Queue {
     things: VecDeque<Box<dyn Send>>,
+    /// There is a thread, which will look once more.
     running: bool,
 }
 
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} things", self.things.len())
+    }
+}
+
 impl Lane {
-    const fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         let queue = Queue { things: VecDeque::new(), running: false };
-        Self { name, queue: Mutex::new(queue), filled: Condvar::new() }
+        Self(Arc::new(Shared { name, queue: Mutex::new(queue) }))
     }
 
-    fn take(&'static self, thing: Box<dyn Send>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, thing: Box<dyn Send>) {
+        let mut queue = self.0.queue();
         queue.things.push_back(thing);
         if !queue.running {
+            let shared = Arc::clone(&self.0);
             // If there can be no thread now, then with the next thing.
-            queue.running = thread::Builder::new().name(self.name.into()).spawn(|| self.run()).is_ok();
+            queue.running = thread::Builder::new().name(self.0.name.into()).spawn(move || shared.run()).is_ok();
         }
-        drop(queue);
-        self.filled.notify_one();
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Whole after each of its changes.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Box<dyn Send>> {
+        let mut queue = self.queue();
+        let next = queue.things.pop_front();
+        queue.running = next.is_some();
+        next
     }
 
     fn run(&self) {
-        loop {
-            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            let filled = self.filled.wait_while(queue, |queue| queue.things.is_empty());
-            let thing = filled.unwrap_or_else(PoisonError::into_inner).things.pop_front();
+        while let Some(thing) = self.next() {
             drop(thing);
         }
     }
@@ -61,19 +83,12 @@ impl Lane {
 /// What is dropped on a lane's thread, wherever this is.
 pub(crate) struct Aside<T: Send + 'static> {
     thing: ManuallyDrop<T>,
-    lane: &'static Lane,
+    lane: Lane,
 }
 
 impl<T: Send + 'static> Aside<T> {
-    pub(crate) fn new(thing: T, lane: &'static Lane) -> Self {
+    pub(crate) fn new(thing: T, lane: Lane) -> Self {
         Self { thing: ManuallyDrop::new(thing), lane }
-    }
-
-    /// What may be dropped anywhere after all.
-    pub(crate) fn into_inner(self) -> T {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: taken once, since `this` is not dropped.
-        unsafe { ManuallyDrop::take(&mut this.thing) }
     }
 }
 
@@ -106,18 +121,46 @@ mod tests {
         }
     }
 
+    struct Waits(mpsc::Receiver<()>);
+
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            // Ends with an error, when nothing more can come.
+            self.0.recv().unwrap_err();
+        }
+    }
+
     #[test]
     fn things_go_in_order_on_one_thread_that_is_another() {
-        static HERE: Lane = Lane::new("test");
+        let lane = Lane::new("test");
         let (tell, told) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        // So that the thread finds all of them.
+        drop(Aside::new(Waits(ended), lane.clone()));
         for _ in 0..100 {
-            drop(Aside::new(Tells(tell.clone()), &HERE));
+            drop(Aside::new(Tells(tell.clone()), lane.clone()));
         }
-        drop(Aside::new(Tells(tell.clone()), &HERE).into_inner());
-        drop(Aside::new(Tells(tell), &HERE));
+        assert!(told.try_recv().is_err(), "they wait for the first one");
+        drop((end, tell));
         let by: Vec<_> = told.iter().collect();
-        let here: Vec<_> = by.iter().filter(|&&id| id == thread::current().id()).collect();
-        assert_eq!((by.len(), here.len()), (102, 1));
-        assert!(by.iter().filter(|&&id| id != thread::current().id()).all(|&id| id == by[101] || id == by[0]));
+        assert_eq!(by.len(), 100);
+        assert!(by.iter().all(|&id| id == by[0] && id != thread::current().id()));
+    }
+
+    #[test]
+    fn lanes_do_not_wait_for_one_another_and_begin_again() {
+        let (one, two) = (Lane::new("test"), Lane::new("test"));
+        let (tell, told) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        drop(Aside::new(Waits(ended), one.clone()));
+        for _ in 0..100 {
+            drop(Aside::new(Tells(tell.clone()), two.clone()));
+            // Its thread may have ended by the next one.
+            let _by = told.recv().unwrap();
+        }
+        drop(Aside::new(Tells(tell), one));
+        assert!(told.try_recv().is_err());
+        drop(end);
+        let _by = told.recv().unwrap();
     }
 }

@@ -8,8 +8,11 @@
 //! Invariants:
 //! - The handler touches nothing but the atomics below and the system call `mmap`.
 //! - It replaces memory of a front-end only: a range counts while its mapping exists, and only as it was read in one piece.
-//! - Each loss of a mapping replaces twice as much of it as the one before, so that a mapping falls into few pieces, wherever pages are
-//!   missing (the kernel has a bound on the pieces of a process), and a few lost pages cost no more than they are.
+//! - A mapping falls into three pieces at most (the kernel has a bound on the pieces of a process): the first loss replaces the page and
+//!   what is behind it, but no more than takes a moment; the second one all of the mapping. Who saw a loss touches nothing more of it, so
+//!   that a second one is rare.
+//! - What is replaced is never the last of its file, which would be freed here: a page of it is mapped once more for as long as the mapping
+//!   exists. (A descriptor would do as well. Processes have fewer of those.)
 //! - Signals that are no mapping's go to the handler that was there before, and leave this one in its place.
 
 #![allow(unsafe_code)]
@@ -26,8 +29,18 @@ use std::{
 };
 use vm_memory::MmapRegion;
 
-/// Mappings that can be guarded at once, by all servers of a process.
+/// Mappings that can be guarded at once, by all servers of a process. Each is two of the kernel's (it allows 65,530 of a process, unless
+/// `vm.max_map_count` says otherwise).
 const SLOTS: usize = 16384;
+/// When so many are there, the rest is for front-ends that have few.
+const CROWDED: usize = SLOTS / 2;
+/// Mappings of which a part was replaced, at once: each is two of the kernel's more. Of others, all is replaced.
+const MAX_SPLIT: usize = 4096;
+/// Bytes that the first loss of a mapping replaces at most: more than anybody copies before the next look at what was lost, and little
+/// enough to be done in a moment.
+const BLOCK: usize = 64 << 20;
+/// Bytes that are unmapped at once: who maps something meanwhile waits for no more.
+const UNMAP_PIECE: usize = 64 << 20;
 
 // The state of a slot: in its low bits one of these, above them how often it was claimed.
 const FREE: usize = 0;
@@ -43,6 +56,8 @@ struct Slot {
     length: AtomicUsize,
     page: AtomicUsize,
     lost: AtomicU32,
+    /// Counts as [`SPLIT`].
+    split: AtomicBool,
 }
 
 /// What a slot guards. In bytes, all of them multiples of `page`.
@@ -61,6 +76,7 @@ impl Slot {
             length: AtomicUsize::new(0),
             page: AtomicUsize::new(0),
             lost: AtomicU32::new(0),
+            split: AtomicBool::new(false),
         }
     }
 
@@ -82,6 +98,7 @@ impl Slot {
         true
     }
 
+    /// What it guarded is unmapped; or it is about to be, so that whatever is mapped there next is not guarded.
     fn release(&self) {
         let state = self.state.load(Ordering::Relaxed);
         self.state.store(state - LIVE + FREE, Ordering::Release);
@@ -102,6 +119,12 @@ impl Slot {
 
 static TABLE: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 
+/// Slots that are not free.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+/// Mappings of which a part was replaced.
+static SPLIT: AtomicUsize = AtomicUsize::new(0);
+
 /// How often anything was replaced.
 static LOSSES: AtomicU64 = AtomicU64::new(0);
 
@@ -114,11 +137,18 @@ pub(crate) fn losses() -> u64 {
     LOSSES.load(Ordering::Relaxed)
 }
 
+/// Whether so many mappings are there that who has many gets no more.
+pub(crate) fn is_crowded() -> bool {
+    USED.load(Ordering::Relaxed) >= CROWDED
+}
+
 /// A mapping whose loss does not end the process. Dropped, it is unmapped.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     slot: &'static Slot,
     range: Range,
+    /// A page of the file, which nobody touches: it keeps the file from being freed where the range is replaced.
+    kept: Range,
     /// Bytes that were asked for.
     size: usize,
 }
@@ -134,17 +164,17 @@ impl Guarded {
         let (size, page) = (usize::try_from(size).map_err(invalid)?, usize::try_from(page).map_err(invalid)?);
         let offset = libc::off_t::try_from(offset).map_err(invalid)?;
         let length = size.checked_next_multiple_of(page).ok_or(io::ErrorKind::InvalidInput)?;
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
-        // SAFETY: a new mapping at a place that the kernel chooses.
-        let at = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, file.as_raw_fd(), offset) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let range = Range { start: at.expose_provenance(), length, page };
+        let kept = map_new(file, offset, page, page, libc::PROT_NONE)?;
+        let mapped = map_new(file, offset, length, page, libc::PROT_READ | libc::PROT_WRITE);
+        let range = mapped.inspect_err(|_| unmap(kept))?;
         match TABLE.iter().find(|slot| slot.claim(range)) {
-            Some(slot) => Ok(Self { slot, range, size }),
+            Some(slot) => {
+                let _before = USED.fetch_add(1, Ordering::Relaxed);
+                Ok(Self { slot, range, kept, size })
+            }
             None => {
                 unmap(range);
+                unmap(kept);
                 Err(io::Error::other(format!("more than {SLOTS} regions of memory are mapped")))
             }
         }
@@ -171,15 +201,40 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
+        let was_split = self.slot.split.swap(false, Ordering::Relaxed);
         // Before it is unmapped: what is mapped there next is not guarded.
         self.slot.release();
         unmap(self.range);
+        unmap(self.kept);
+        let _before = USED.fetch_sub(1, Ordering::Relaxed);
+        if was_split {
+            let _before = SPLIT.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
+/// Maps `length` bytes of a file at a place that the kernel chooses.
+fn map_new(file: &OwnedFd, offset: libc::off_t, length: usize, page: usize, protection: i32) -> io::Result<Range> {
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, which is in nobody's way.
+    let at = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, file.as_raw_fd(), offset) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Range { start: at.expose_provenance(), length, page })
+}
+
 fn unmap(range: Range) {
-    // SAFETY: mapped by `Guarded::map`, and used by nobody any more.
-    let _unmapped = unsafe { libc::munmap(ptr::with_exposed_provenance_mut(range.start), range.length) };
+    for piece in pieces(range) {
+        // SAFETY: mapped by `Guarded::map`, and used by nobody any more.
+        let _unmapped = unsafe { libc::munmap(ptr::with_exposed_provenance_mut(piece.start), piece.length) };
+    }
+}
+
+/// A range in parts that are unmapped at once.
+fn pieces(range: Range) -> impl Iterator<Item = Range> {
+    let (step, end) = (UNMAP_PIECE.max(range.page), range.start + range.length);
+    (range.start..end).step_by(step).map(move |start| Range { start, length: step.min(end - start), ..range })
 }
 
 fn install() -> io::Result<()> {
@@ -226,7 +281,8 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, cont
         let Some(range) = slot.range().filter(|range| address.wrapping_sub(range.start) < range.length) else {
             continue;
         };
-        if replace(address, range, slot.lost.load(Ordering::Relaxed)) {
+        let in_part = slot.lost.load(Ordering::Relaxed) == 0 && may_split(slot);
+        if replace(address, range, in_part) {
             let _before = slot.lost.fetch_add(1, Ordering::Relaxed);
             let _before = LOSSES.fetch_add(1, Ordering::Relaxed);
             return;
@@ -235,20 +291,28 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, cont
     pass_on(signal, info, context, true);
 }
 
-/// The part of a range around an address that is replaced when it was `lost` before so often.
-fn part(address: usize, range: Range, lost: u32) -> Range {
-    let size = range.page.checked_shl(lost).filter(|size| *size >= range.page && *size <= range.length);
-    let size = size.unwrap_or_else(|| range.length.checked_next_power_of_two().unwrap_or(range.page));
-    let first = address & !(size - 1);
-    let start = first.max(range.start);
-    let end = first.saturating_add(size).min(range.start + range.length);
-    Range { start, length: end - start, ..range }
+/// Whether a mapping may fall into pieces, as it does then.
+fn may_split(slot: &Slot) -> bool {
+    if SPLIT.fetch_add(1, Ordering::Relaxed) < MAX_SPLIT {
+        slot.split.store(true, Ordering::Relaxed);
+        return true;
+    }
+    let _before = SPLIT.fetch_sub(1, Ordering::Relaxed);
+    false
+}
+
+/// The part of a range from the page of an address on that the first loss replaces.
+fn part(address: usize, range: Range) -> Range {
+    let start = address & !(range.page - 1);
+    let left = range.start + range.length - start;
+    Range { start, length: BLOCK.max(range.page).min(left), ..range }
 }
 
 /// Puts anonymous memory in the place of an address, and of what is around it.
-fn replace(address: usize, range: Range, lost: u32) -> bool {
+fn replace(address: usize, range: Range, in_part: bool) -> bool {
+    let wanted = if in_part { part(address, range) } else { range };
     // If the system has no memory for more, then for the page alone.
-    put_anonymous(part(address, range, lost)) || put_anonymous(part(address, range, 0))
+    put_anonymous(wanted) || put_anonymous(Range { length: range.page, ..part(address, range) })
 }
 
 fn put_anonymous(range: Range) -> bool {
@@ -299,28 +363,83 @@ mod tests {
     use super::*;
 
     #[test]
-    fn losses_replace_the_page_and_then_twice_as_much_each_time() {
+    fn the_first_loss_replaces_the_page_and_some_of_what_is_behind_it() {
         let range = Range { start: 0x10_3000, length: 0xa000, page: 0x1000 };
-        let cases = [
-            (0x10_3fff, 0, 0x10_3000, 0x1000),
-            (0x10_5008, 0, 0x10_5000, 0x1000),
-            (0x10_5008, 1, 0x10_4000, 0x2000),
-            (0x10_3000, 2, 0x10_3000, 0x1000),
-            (0x10_c000, 2, 0x10_c000, 0x1000),
-            (0x10_7000, 3, 0x10_3000, 0x5000),
-            (0x10_8000, 4, 0x10_3000, 0xa000),
-            (0x10_8000, 63, 0x10_3000, 0xa000),
-            (0x10_8000, 64, 0x10_3000, 0xa000),
-            (0x10_8000, u32::MAX, 0x10_3000, 0xa000),
-        ];
-        for (address, lost, start, length) in cases {
-            let part = part(address, range, lost);
-            assert_eq!((part.start, part.length), (start, length), "{address:#x} after {lost}");
+        for (address, start, length) in
+            [(0x10_3fff, 0x10_3000, 0xa000), (0x10_5008, 0x10_5000, 0x8000), (0x10_c000, 0x10_c000, 0x1000)]
+        {
+            let part = part(address, range);
+            assert_eq!((part.start, part.length), (start, length), "{address:#x}");
         }
-        let huge = Range { start: 0x4000_0000, length: 0x60_0000, page: 0x20_0000 };
-        assert_eq!(part(0x4030_0000, huge, 0).start, 0x4020_0000);
-        assert_eq!(part(0x4030_0000, huge, 0).length, 0x20_0000);
-        assert_eq!(part(0x4030_0000, huge, 1).length, 0x40_0000);
+        let large = Range { start: 0x4000_0000, length: 1 << 40, page: 0x20_0000 };
+        assert_eq!((part(0x4030_0000, large).start, part(0x4030_0000, large).length), (0x4020_0000, BLOCK));
+        let giant = Range { start: 1 << 40, length: 4 << 30, page: 1 << 30 };
+        assert_eq!(part((1 << 40) + 5, giant).length, 1 << 30);
+    }
+
+    #[test]
+    fn ranges_are_unmapped_in_pieces_that_are_all_of_them() {
+        let lengths = |length, page| pieces(Range { start: 1 << 40, length, page }).map(|piece| piece.length);
+        assert_eq!(lengths(0x3000, 0x1000).collect::<Vec<_>>(), [0x3000]);
+        assert_eq!(lengths((64 << 20) + 4096, 4096).collect::<Vec<_>>(), [64 << 20, 4096]);
+        assert_eq!(lengths(2 << 30, 1 << 30).collect::<Vec<_>>(), [1 << 30, 1 << 30]);
+        let range = Range { start: 1 << 40, length: 200 << 20, page: 4096 };
+        assert_eq!(pieces(range).map(|piece| piece.start).last(), Some((1 << 40) + (192 << 20)));
+    }
+
+    /// Pieces of what is mapped of a file with this name.
+    fn mapped(name: &str) -> usize {
+        std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains(name)).count()
+    }
+
+    /// One after the other: what may be in pieces is counted for all of the process.
+    #[test]
+    fn pieces_are_few() {
+        a_mapping_falls_into_three_pieces_at_most();
+        so_many_mappings_may_be_in_pieces_and_no_more();
+    }
+
+    fn a_mapping_falls_into_three_pieces_at_most() {
+        let file = rustix::fs::memfd_create("cairn-pieces", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 1 << 30).unwrap();
+        let memory = Guarded::map(&file, 0, 1 << 30, 4096).unwrap();
+        assert_eq!(mapped("cairn-pieces"), 2);
+        rustix::fs::ftruncate(&file, 0).unwrap();
+        let touch = |at: usize| {
+            // SAFETY: within the mapping, which exists.
+            unsafe { ptr::with_exposed_provenance_mut::<u8>(memory.range.start + at).write_volatile(1) };
+        };
+        touch(512 << 20);
+        assert!(!memory.is_whole());
+        assert_eq!(mapped("cairn-pieces"), 3, "before and behind what was replaced, and the page that is kept");
+        touch((512 << 20) + (4 << 20));
+        assert_eq!(memory.slot.lost.load(Ordering::Relaxed), 1, "as much as is copied at once was replaced");
+        touch(1 << 20);
+        assert_eq!(mapped("cairn-pieces"), 1, "the page that is kept");
+        (0..1 << 30).step_by(16 << 20).for_each(touch);
+        assert_eq!(memory.slot.lost.load(Ordering::Relaxed), 2);
+        drop(memory);
+        assert_eq!(mapped("cairn-pieces"), 0);
+    }
+
+    fn so_many_mappings_may_be_in_pieces_and_no_more() {
+        let file = rustix::fs::memfd_create("cairn-many", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 256 << 20).unwrap();
+        let map = || Guarded::map(&file, 0, 256 << 20, 4096).unwrap();
+        let many: Vec<_> = (0..MAX_SPLIT + 100).map(|_| map()).collect();
+        rustix::fs::ftruncate(&file, 0).unwrap();
+        for memory in &many {
+            // SAFETY: within a mapping that exists.
+            unsafe { ptr::with_exposed_provenance_mut::<u8>(memory.range.start + (100 << 20)).write_volatile(1) };
+            assert!(!memory.is_whole());
+        }
+        // Other tests may have some.
+        assert!((MAX_SPLIT - 10..=MAX_SPLIT).contains(&SPLIT.load(Ordering::Relaxed)));
+        // Of each that is in pieces, two and the page that is kept; of the others, that page.
+        assert!(mapped("cairn-many") <= 2 * MAX_SPLIT + many.len());
+        assert!(mapped("cairn-many") >= many.len() && !is_crowded());
+        drop(many);
+        assert!(SPLIT.load(Ordering::Relaxed) < 10 && mapped("cairn-many") == 0);
     }
 
     /// Slots change hands while others look at them; what is seen was there.

@@ -20,6 +20,8 @@ pub struct ExportInfo {
     pub socket: PathBuf,
     /// The front-end that is connected to it.
     pub client: Option<ClientInfo>,
+    /// Why the last front-end that came was turned away, if it was because what is exported could not be opened.
+    pub refused: Option<String>,
 }
 
 /// A connected front-end.
@@ -158,6 +160,7 @@ impl Record {
 struct Entry {
     socket: PathBuf,
     client: Option<Arc<Record>>,
+    refused: Option<String>,
 }
 
 /// The exports of a server, by name.
@@ -173,12 +176,22 @@ impl Directory {
     }
 
     pub(crate) fn add(&self, name: &str, socket: PathBuf) {
-        self.exports().insert(name.to_owned(), Entry { socket, client: None });
+        self.exports().insert(name.to_owned(), Entry { socket, client: None, refused: None });
     }
 
     pub(crate) fn set_client(&self, name: &str, client: Option<Arc<Record>>) {
         if let Some(entry) = self.exports().get_mut(name) {
+            if client.is_some() {
+                entry.refused = None;
+            }
             entry.client = client;
+        }
+    }
+
+    /// A front-end was turned away.
+    pub(crate) fn refuse(&self, name: &str, why: String) {
+        if let Some(entry) = self.exports().get_mut(name) {
+            entry.refused = Some(why);
         }
     }
 
@@ -191,6 +204,7 @@ impl Directory {
             name: name.clone(),
             socket: entry.socket.clone(),
             client: entry.client.as_ref().map(|record| record.info()),
+            refused: entry.refused.clone(),
         };
         self.exports().iter().map(info).collect()
     }
@@ -205,8 +219,11 @@ mod tests {
         let directory = Directory::default();
         directory.add("db", "/run/db.sock".into());
         assert_eq!(directory.list()[0].client, None);
+        directory.refuse("db", "gone".into());
+        assert_eq!(directory.list()[0].refused.as_deref(), Some("gone"));
         let record = Arc::new(Record::new(7, "pid 1".into(), true));
         directory.set_client("db", Some(Arc::clone(&record)));
+        assert_eq!(directory.list()[0].refused, None, "one was let in since");
         record.started();
         record.started();
         record.finished();

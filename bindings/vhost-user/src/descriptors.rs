@@ -4,10 +4,11 @@
 //! files in memory (`memfd`, `/dev/shm`, hugetlbfs), which are mapped and nothing else, and unix sockets (with `MSG_DONTWAIT`). A file of a
 //! network or user-space file system could hold up its reader.
 //!
-//! Closing is another matter: a unix socket closes what is in its queue, and a file in memory gives that memory back, which takes its time. So
-//! only eventfds are closed by whoever drops them. Of all others, an export has a bounded number open.
+//! Closing is another matter: a unix socket closes what is in its queue, an eventfd is taken from whoever watches it, which takes locks that
+//! he may hold, and a file in memory gives that memory back, which takes its time. So none is closed by whoever drops it: each export has a
+//! thread for that, which may wait for ever, and memory another one. An export has a bounded number open.
 
-use crate::aside::{Aside, CLOSING, FREEING};
+use crate::aside::{Aside, Lane, freeing};
 use rustix::{
     fs::fcntl_get_seals,
     io::Errno,
@@ -16,14 +17,13 @@ use rustix::{
 use std::{
     ops::Deref,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-/// Descriptors that an export may have open when it takes more.
+/// Descriptors that an export may have open when it takes more, besides the eventfds that its rings use.
 const MAX_OPEN: usize = 64;
 
 /// What a descriptor refers to.
@@ -53,15 +53,32 @@ impl Kind {
     }
 }
 
-/// Counts the descriptors that an export has open, those that are still to be closed among them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Count(Arc<AtomicUsize>);
+/// The descriptors of an export: counts those that are open, also those that are still to be closed, and has them closed in order.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    open: Arc<AtomicUsize>,
+    closing: Lane,
+}
 
-impl Count {
+impl Default for Held {
+    fn default() -> Self {
+        Self { open: Arc::default(), closing: Lane::new("cairn-close") }
+    }
+}
+
+impl Held {
     /// Whether so few are open that there may be more: otherwise, whoever connects and goes, or sends some again and again, would have the
     /// process run out of descriptors while closing one of them waits.
     pub(crate) fn has_room(&self) -> bool {
-        self.0.load(Ordering::Relaxed) < MAX_OPEN
+        self.open.load(Ordering::Relaxed) < MAX_OPEN
+    }
+
+    fn add(&self) {
+        let _before = self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self) {
+        let _before = self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -74,11 +91,11 @@ struct Open {
 }
 
 #[derive(Debug)]
-struct Counted(Count);
+struct Counted(Held);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let _before = self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.remove();
     }
 }
 
@@ -86,13 +103,13 @@ impl Drop for Counted {
 pub(crate) struct Foreign(Aside<Open>);
 
 impl Foreign {
-    pub(crate) fn new(fd: OwnedFd, count: &Count) -> Self {
-        let lane = if Kind::of(&fd) == Some(Kind::Memory) { &FREEING } else { &CLOSING };
-        let _before = count.0.fetch_add(1, Ordering::Relaxed);
-        Self(Aside::new(Open { fd, counted: Counted(count.clone()) }, lane))
+    pub(crate) fn new(fd: OwnedFd, held: &Held) -> Self {
+        let lane = if Kind::of(&fd) == Some(Kind::Memory) { freeing() } else { held.closing.clone() };
+        held.add();
+        Self(Aside::new(Open { fd, counted: Counted(held.clone()) }, lane))
     }
 
-    /// Another one that counts for the same export.
+    /// Another one of the same export.
     pub(crate) fn beside(&self, fd: OwnedFd) -> Self {
         Self::new(fd, &self.0.counted.0)
     }
@@ -102,9 +119,10 @@ impl Foreign {
         self.0.counted.0.has_room()
     }
 
-    /// An eventfd, which may be closed anywhere.
-    pub(crate) fn into_event(self) -> Rc<OwnedFd> {
-        Rc::new(self.0.into_inner().fd)
+    /// An eventfd for a ring, which has a place for it.
+    pub(crate) fn into_event(self) -> Event {
+        self.0.counted.0.remove();
+        Event(self)
     }
 }
 
@@ -137,7 +155,23 @@ impl std::fmt::Debug for Foreign {
 #[cfg(any(test, feature = "fuzzing"))]
 impl From<OwnedFd> for Foreign {
     fn from(fd: OwnedFd) -> Self {
-        Self::new(fd, &Count::default())
+        Self::new(fd, &Held::default())
+    }
+}
+
+/// An eventfd that a ring uses. It counts again when it is to be closed.
+#[derive(Debug)]
+pub(crate) struct Event(Foreign);
+
+impl AsRawFd for Event {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        self.0.0.counted.0.add();
     }
 }
 
@@ -145,8 +179,8 @@ impl From<OwnedFd> for Foreign {
 pub(crate) struct Connection(Foreign);
 
 impl Connection {
-    pub(crate) fn new(fd: OwnedFd, count: &Count) -> Self {
-        Self(Foreign::new(fd, count))
+    pub(crate) fn new(fd: OwnedFd, held: &Held) -> Self {
+        Self(Foreign::new(fd, held))
     }
 }
 
@@ -206,20 +240,37 @@ mod tests {
         }
     }
 
+    fn all_are_closed(held: &Held) {
+        while held.open.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn descriptors_count_until_they_are_closed() {
-        let count = Count::default();
+        let held = Held::default();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let connection = Connection::new(ours.into(), &count);
+        let connection = Connection::new(ours.into(), &held);
         let others: Vec<_> = (1..MAX_OPEN).map(|_| connection.beside(theirs.try_clone().unwrap().into())).collect();
-        assert!(!count.has_room());
+        assert!(!held.has_room());
         drop(connection);
         assert_eq!((&theirs).read(&mut [0]).unwrap(), 0, "told at once");
         drop((theirs, others));
-        while count.0.load(Ordering::Relaxed) > 0 {
-            std::thread::yield_now();
-        }
-        let event = Foreign::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap(), &count).into_event();
-        assert!(Kind::of(&event) == Some(Kind::Event) && count.has_room());
+        all_are_closed(&held);
+    }
+
+    #[test]
+    fn eventfds_count_but_while_a_ring_uses_them() {
+        let held = Held::default();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let first = Foreign::new(ours.into(), &held);
+        let event = || Foreign::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap(), &held);
+        let used: Vec<_> = (0..100).map(|_| event().into_event()).collect();
+        assert_eq!(held.open.load(Ordering::Relaxed), 1);
+        assert_eq!(Kind::of(&used[0].0), Some(Kind::Event));
+        drop(first);
+        drop(used);
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        all_are_closed(&held);
     }
 }

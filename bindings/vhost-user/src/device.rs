@@ -11,7 +11,7 @@ use crate::{
     protocol::F_PROTOCOL_FEATURES,
     source::Source,
     turns::Turns,
-    wake::Signal,
+    wake::Line,
 };
 use cairn_engine::{Admitted, LocalVolume, Reactor, RequestKind, VolumeId};
 use std::{
@@ -68,7 +68,8 @@ pub(crate) struct Device {
     memory: RefCell<Rc<Memory>>,
     /// Bytes that requests in flight hold: engine buffers, and what was read of their chains.
     bytes: Cell<usize>,
-    room: Signal,
+    /// Notified when one is over.
+    room: Line,
     pub(crate) turns: Rc<Turns>,
 }
 
@@ -109,7 +110,7 @@ impl Device {
             budget: Arc::default(),
             memory: RefCell::default(),
             bytes: Cell::new(0),
-            room: Signal::default(),
+            room: Line::default(),
         }
     }
 
@@ -134,6 +135,11 @@ impl Device {
 
     pub(crate) fn memory(&self) -> Rc<Memory> {
         Rc::clone(&self.memory.borrow())
+    }
+
+    /// Waits until the front-end may map so much more, if that can come about without it.
+    pub(crate) async fn room_for_memory(&self, regions: usize, bytes: u64) {
+        self.budget.room(&self.reactor, regions, bytes).await;
     }
 
     pub(crate) fn set_memory(&self, memory: Memory) {
@@ -167,11 +173,15 @@ impl Device {
         Some(self.volume.admit(kind, bytes).await)
     }
 
-    /// Waits until a request that holds `bytes` bytes fits. One that is alone always fits.
+    /// Waits until a request that holds `bytes` bytes fits, behind those that wait already: large ones are not passed by small ones for ever.
+    /// One that is alone always fits.
     pub(crate) async fn room(self: &Rc<Self>, bytes: usize) -> Room {
         let limit = self.options.in_flight_bytes;
-        self.room.until(|| self.bytes.get() == 0 || self.bytes.get() + bytes <= limit).await;
-        self.bytes.set(self.bytes.get() + bytes);
-        Room { device: Rc::clone(self), bytes }
+        let fits = || self.bytes.get() == 0 || self.bytes.get() + bytes <= limit;
+        let take = || {
+            self.bytes.set(self.bytes.get() + bytes);
+            Room { device: Rc::clone(self), bytes }
+        };
+        self.room.until(fits, take).await
     }
 }

@@ -4,14 +4,18 @@
 //! needs them; it is not sealed against shrinking, which changes nothing (there is the [`bus`]).
 
 use crate::{
-    aside::{Aside, FREEING},
-    bus::Guarded,
+    aside::{Aside, Lane, freeing},
+    bus::{Guarded, is_crowded},
     descriptors::Foreign,
 };
+use cairn_engine::Reactor;
 use rustix::fs::{fstat, fstatfs};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 use vm_memory::MmapRegion;
 
@@ -21,14 +25,42 @@ pub(crate) const MAX_BYTES: u64 = 4 << 40;
 pub(crate) const MAX_REGIONS: usize = 64;
 /// What may be mapped at once is twice that: rings and requests under way keep the tables that were before.
 const LIVE: usize = 2;
+/// Regions that a front-end may have mapped however many others there are in the process.
+const FEW: usize = 16;
+/// How long to wait for something to be unmapped, before the next look.
+const UNMAPPING_PAUSE: Duration = Duration::from_millis(5);
 /// `f_type` of hugetlbfs.
 const HUGETLBFS: u64 = 0x958458f6;
 
 /// What one front-end has mapped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Budget {
     regions: AtomicUsize,
     bytes: AtomicU64,
+    /// Mappings among them that nobody uses any more.
+    parting: AtomicUsize,
+    /// Where they are unmapped.
+    lane: Lane,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { regions: AtomicUsize::new(0), bytes: AtomicU64::new(0), parting: AtomicUsize::new(0), lane: freeing() }
+    }
+}
+
+impl Budget {
+    fn has_room(&self, regions: usize, bytes: u64) -> bool {
+        self.regions.load(Ordering::Relaxed) + regions <= LIVE * MAX_REGIONS
+            && self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= LIVE as u64 * MAX_BYTES
+    }
+
+    /// Waits until there is room for so much more, if what nobody uses any more may leave it: unmapping takes its time.
+    pub(crate) async fn room(&self, reactor: &Reactor, regions: usize, bytes: u64) {
+        while !self.has_room(regions, bytes) && self.parting.load(Ordering::Relaxed) > 0 {
+            reactor.sleep(UNMAPPING_PAUSE).await;
+        }
+    }
 }
 
 /// A mapping's part of it, until it is unmapped.
@@ -49,6 +81,9 @@ impl Share {
             let text = format!("{regions} mappings of {total} bytes, with those that rings and requests still use");
             return Err(format!("{text}: {most} of {most_bytes} bytes are the most"));
         }
+        if regions > FEW && is_crowded() {
+            return Err(format!("this process has mapped so much that each front-end has {FEW} regions at most"));
+        }
         Ok(share)
     }
 }
@@ -60,11 +95,23 @@ impl Drop for Share {
     }
 }
 
+/// Counts a mapping as parting no more, when it is gone.
+#[derive(Debug)]
+struct Parting(Arc<Budget>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        let _before = self.0.parting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct Mapped {
     memory: Guarded,
     // Behind the memory, so that it counts until that is unmapped.
     _share: Share,
+    // And then so that whoever finds nothing parting finds room.
+    parting: Parting,
 }
 
 /// A file in memory, mapped as a whole or in part. The file need not stay open.
@@ -73,6 +120,12 @@ pub(crate) struct Mapping(Aside<Mapped>);
 impl std::fmt::Debug for Mapping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.memory.fmt(f)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let _before = self.0.parting.0.parting.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -95,7 +148,8 @@ impl Mapping {
         let share = Share::of(budget, size)?;
         let memory =
             Guarded::map(file, offset, size, page).map_err(|e| failed("a memory file cannot be mapped", &e))?;
-        Ok(Self(Aside::new(Mapped { memory, _share: share }, &FREEING)))
+        let parting = Parting(Arc::clone(budget));
+        Ok(Self(Aside::new(Mapped { memory, _share: share, parting }, budget.lane.clone())))
     }
 
     /// What is mapped, to be kept no longer than this.
@@ -106,5 +160,56 @@ impl Mapping {
     /// Whether all of it is still its file's.
     pub(crate) fn is_whole(&self) -> bool {
         self.0.memory.is_whole()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_engine::{Pool, PoolOptions};
+    use pollster::block_on;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::{pin::pin, sync::mpsc, task::Poll};
+
+    struct Waits(mpsc::Receiver<()>);
+
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            // Ends with an error, when nothing more can come.
+            self.0.recv().ok();
+        }
+    }
+
+    /// A front-end that gives its memory anew waits until what it had is unmapped, and is not refused.
+    #[test]
+    fn room_is_waited_for_when_something_is_still_to_be_unmapped() {
+        let file = memfd_create("giant", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, MAX_BYTES).unwrap();
+        let (file, lane) = (Foreign::from(file), Lane::new("test"));
+        let budget = Arc::new(Budget { lane: lane.clone(), ..Budget::default() });
+        let map = |budget: &_| Mapping::of(&file, 0, MAX_BYTES, budget);
+        let (one, two) = (map(&budget).unwrap(), map(&budget).unwrap());
+        assert!(map(&budget).is_err());
+        // Keeps the thread that unmaps.
+        let (end, ended) = mpsc::channel();
+        drop(Aside::new(Waits(ended), lane));
+        drop(one);
+        let directory = tempfile::tempdir().unwrap();
+        let pool = block_on(Pool::create(directory.path().join("p"), PoolOptions::new().size(64 << 20))).unwrap();
+        let waited = Arc::clone(&budget);
+        let waited = block_on(pool.run(move |pool| async move {
+            let reactor = pool.reactor().clone();
+            let mut room = pin!(waited.room(&reactor, 1, MAX_BYTES));
+            let first = std::future::poll_fn(|cx| Poll::Ready(room.as_mut().poll(cx).is_pending())).await;
+            drop(end);
+            room.await;
+            // What is in use is not waited for.
+            waited.room(&reactor, 1, 2 * MAX_BYTES).await;
+            first
+        }));
+        assert!(waited.unwrap(), "it was there at once");
+        let _three = map(&budget).unwrap();
+        drop(two);
+        block_on(pool.close()).unwrap();
     }
 }

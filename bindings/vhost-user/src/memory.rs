@@ -4,6 +4,7 @@
 //! - Everything is read by copying, once: what was checked is what is used.
 //! - A [`Memory`] never changes. When the front-end changes its regions, requests under way keep those that they began with.
 //! - No access can end the process ([`bus`]); what was read from a mapping counts only while [`Memory::is_whole`].
+//! - Nothing is touched where something was lost: what is there instead is this process's own, and each page of it would cost one.
 
 use crate::{
     bus,
@@ -12,7 +13,7 @@ use crate::{
     protocol::Region,
 };
 use std::{cell::Cell, sync::Arc};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, VolatileSlice};
 
 pub(crate) use crate::mapping::MAX_REGIONS;
 
@@ -121,14 +122,49 @@ impl Memory {
         whole
     }
 
-    /// Copies out of the guest.
+    /// Copies out of the guest. Where some of that is lost meanwhile, zeros are copied: see [`is_whole`](Self::is_whole).
     pub(crate) fn read(&self, address: GuestAddress, to: &mut [u8]) -> Result<(), Fault> {
-        self.guest.read_slice(to, address).map_err(|_| Fault)
+        let mut rest = to;
+        self.each_slice(address, rest.len(), |slice| {
+            let (piece, behind) = std::mem::take(&mut rest).split_at_mut_checked(slice.len()).ok_or(Fault)?;
+            slice.copy_to(piece);
+            rest = behind;
+            Ok(())
+        })
     }
 
     /// Copies into the guest.
     pub(crate) fn write(&self, address: GuestAddress, from: &[u8]) -> Result<(), Fault> {
-        self.guest.write_slice(from, address).map_err(|_| Fault)
+        let mut rest = from;
+        self.each_slice(address, rest.len(), |slice| {
+            let (piece, behind) = rest.split_at_checked(slice.len()).ok_or(Fault)?;
+            slice.copy_from(piece);
+            rest = behind;
+            Ok(())
+        })
+    }
+
+    /// Copies a value out of the guest, as [`read`](Self::read).
+    pub(crate) fn read_value<T: ByteValued + Default>(&self, address: GuestAddress) -> Result<T, Fault> {
+        let mut value = T::default();
+        self.read(address, value.as_mut_slice())?;
+        Ok(value)
+    }
+
+    /// Calls `copy` for the parts of a range, one in each region that it is in, for as long as nothing was lost.
+    fn each_slice(
+        &self,
+        address: GuestAddress,
+        length: usize,
+        mut copy: impl FnMut(VolatileSlice<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        for slice in self.guest.get_slices(address, length) {
+            if !self.is_whole() {
+                return Err(Fault);
+            }
+            copy(slice.map_err(|_| Fault)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -233,7 +269,7 @@ pub(crate) mod tests {
         let with_more = memory.with(region(0x8000, 0x1000, 0), self::file(0x1000), &Arc::default()).unwrap();
         assert!(!with_more.is_whole(), "nor does it become so");
         assert!(with_more.without(region(0, 0x4000, 0)).unwrap().is_whole());
-        memory.write(GuestAddress(0x2000), &[7; 8]).unwrap();
+        assert_eq!(memory.write(GuestAddress(0), &[7; 8]), Err(Fault), "nor is any of it touched");
         drop(memory);
         other.write(GuestAddress(0), &[7; 8]).unwrap();
     }

@@ -46,7 +46,8 @@ impl Server {
     /// The directory also keeps a list of the exports, for [`restore`](Self::restore).
     ///
     /// # Errors
-    /// `Invalid` for options that cannot work and for a directory that is used for another pool, `Closed` when the pool is; otherwise what the system says of the directory.
+    /// `Invalid` for options that cannot work and for a directory that is used for another pool, `Closed` when the pool is; otherwise what the
+    /// system says of the directory, or of asynchronous I/O (`fs.aio-max-nr`), by which drivers are called.
     pub async fn start(pool: &Pool, directory: impl AsRef<Path>, options: Options) -> Result<Self> {
         options.validate()?;
         let place = directory.as_ref().to_owned();
@@ -63,8 +64,13 @@ impl Server {
             directory: Arc::default(),
         };
         let (id, directory) = (server.id, Arc::clone(&server.directory));
-        pool.run(move |local| async move { Serving::start(id, local, place, options, directory, list) }).await?;
-        Ok(server)
+        let started = pool.run(move |local| async move {
+            // Rather now than when the first driver is to be called.
+            local.reactor().prepare_events().map_err(|e| Error::io("drivers cannot be called", e))?;
+            Serving::start(id, local, place, options, directory, list);
+            Ok(())
+        });
+        started.await.flatten().map(|()| server)
     }
 
     /// Makes the socket of a volume, or of `volume@snapshot` for reading: `NAME.sock`. One that is there already stays. One that a

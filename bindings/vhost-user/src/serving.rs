@@ -8,7 +8,7 @@
 use crate::{
     blocking::elsewhere,
     client::{Directory, Record},
-    descriptors::{self, Connection, Count, Foreign},
+    descriptors::{self, Connection, Foreign, Held},
     device::{CacheMode, Device},
     list::List,
     listen::{self, SocketFile},
@@ -78,7 +78,7 @@ struct Export {
     /// Whether a front-end has still to be finished with.
     draining: Cell<bool>,
     /// Its socket, its front-ends, and what these have sent.
-    open: Count,
+    held: Held,
     changed: Signal,
 }
 
@@ -263,13 +263,13 @@ impl Serving {
             leaving: Cell::new(false),
             busy: Cell::new(false),
             draining: Cell::new(false),
-            open: Count::default(),
+            held: Held::default(),
             changed: Signal::default(),
         });
         let _none = self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
         self.directory.add(name, path.clone());
         // Foreign for what is in its queue: connections, with what was sent over them.
-        let listener = Rc::new(Foreign::new(listener, &export.open));
+        let listener = Rc::new(Foreign::new(listener, &export.held));
         let accepting = Accepting { server: Rc::clone(self), export: Rc::clone(&export) };
         self.pool.reactor().spawn(accept_front_ends(accepting, listener)).detach();
         Ok((export, path))
@@ -335,10 +335,14 @@ impl Serving {
         if export.leaving.get() {
             return;
         }
-        // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door.
+        // The volume may have been deleted since, or have nobody who fills it: then the front-end is shown the door, and the operator told.
         let source = export.source.get();
-        let target = source.target(&self.pool);
-        let Some(volume) = target.and_then(|target| self.pool.open(&target).ok()) else { return };
+        let gone = || Error::new(ErrorKind::NotFound, format!("what was exported as {} has been deleted", export.name));
+        let opened = source.target(&self.pool).ok_or_else(gone).and_then(|target| self.pool.open(&target));
+        let volume = match opened {
+            Ok(volume) => volume,
+            Err(error) => return self.directory.refuse(&export.name, error.to_string()),
+        };
         let id = self.next_client.replace(self.next_client.get() + 1);
         let read_only = self.options.read_only || volume.is_read_only();
         let record = Arc::new(Record::new(id, listen::peer(&socket), read_only));
@@ -398,9 +402,9 @@ impl Drop for Accepting {
 }
 
 /// The next connection, once the system and the export have a descriptor for it.
-async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, open: &Count) -> std::io::Result<Connection> {
+async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, held: &Held) -> std::io::Result<Connection> {
     loop {
-        while !open.has_room() {
+        while !held.has_room() {
             reactor.sleep(ACCEPT_PAUSE).await;
         }
         let _events = reactor.poll_held(listener, libc::POLLIN).await?;
@@ -408,7 +412,7 @@ async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, open: &Count) -> std:
             Ok(socket) => {
                 // Else the kernel throws an urgent byte away when it is met, and closes here what came with it.
                 let is_set = set_socket_oobinline(&socket, true).is_ok();
-                let connection = Connection::new(socket, open);
+                let connection = Connection::new(socket, held);
                 if is_set {
                     return Ok(connection);
                 }
@@ -424,7 +428,7 @@ async fn accept_front_ends(accepting: Accepting, listener: Rc<Foreign>) {
     let reactor = server.pool.reactor();
     while !export.stopping.get() {
         let stopped = || export.changed.until(|| export.stopping.get());
-        match first(stopped(), accept(reactor, &listener, &export.open)).await {
+        match first(stopped(), accept(reactor, &listener, &export.held)).await {
             First::A(()) => break,
             // One at a time: two guests that write to one disk destroy it. At once, or it would wait for an answer that never comes.
             First::B(Ok(socket)) if export.busy.get() => drop(socket),

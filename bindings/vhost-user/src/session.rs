@@ -135,10 +135,13 @@ impl Session {
             Message::SetMemTable(table) => {
                 let files = table.iter().map(|(_, file)| file);
                 expect(Kind::Memory, files)?;
+                let bytes = table.iter().fold(0, |sum: u64, (region, _)| sum.saturating_add(region.size));
+                self.device.room_for_memory(table.len(), bytes).await;
                 self.set_memory(Memory::map(table, &self.device.budget)?)?;
             }
             Message::AddMemReg(region, file) => {
                 expect(Kind::Memory, [&file])?;
+                self.device.room_for_memory(1, region.size).await;
                 self.set_memory(self.device.memory().with(region, file, &self.device.budget)?)?;
             }
             Message::RemMemReg(region) => self.set_memory(self.device.memory().without(region)?)?,
@@ -148,7 +151,10 @@ impl Session {
             }
             Message::SetConfig { offset, bytes } => self.device.set_config(offset, &bytes).await?,
             Message::GetInflightFd(info) => return self.make_inflight(info),
-            Message::SetInflightFd(info, file) => self.set_inflight(info, file)?,
+            Message::SetInflightFd(info, file) => {
+                self.device.room_for_memory(1, info.size).await;
+                self.set_inflight(info, file)?;
+            }
             Message::SetBackendReqFd(socket) => {
                 expect(Kind::Socket, [&socket])?;
                 self.watcher = Some(self.device.reactor.spawn(watch_size(Rc::clone(&self.device), socket)));
@@ -186,13 +192,13 @@ impl Session {
                 expect(Kind::Event, &fd)?;
                 let kick = fd.ok_or("rings without kicks are not supported: they would have to be polled")?;
                 self.stop(index).await?;
-                self.ring(index)?.events.kick = Some(kick.into_event());
+                self.ring(index)?.events.kick = Some(Rc::new(kick.into_event()));
                 self.try_start(index)?;
             }
             Message::SetVringCall { index, fd } => {
                 expect(Kind::Event, &fd)?;
                 let ring = self.ring(index)?;
-                ring.events.call = fd.map(Foreign::into_event);
+                ring.events.call = fd.map(|fd| Rc::new(fd.into_event()));
                 if let Some(running) = &ring.running {
                     running.set_call(ring.events.call.clone());
                 }
@@ -200,7 +206,7 @@ impl Session {
             Message::SetVringErr { index, fd } => {
                 expect(Kind::Event, &fd)?;
                 let ring = self.ring(index)?;
-                ring.events.error = fd.map(Foreign::into_event);
+                ring.events.error = fd.map(|fd| Rc::new(fd.into_event()));
                 if let Some(running) = &ring.running {
                     running.set_error(ring.events.error.clone());
                 }

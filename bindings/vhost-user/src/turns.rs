@@ -3,14 +3,9 @@
 //! Chains can be long, and reading them takes time; so descriptors are counted, not requests, and of all rings together. When a turn is used
 //! up, rings wait in a line for the next one. Each gets a share of it, so that none keeps the others from theirs.
 
-use crate::wake::Signal;
+use crate::wake::Line;
 use cairn_engine::Reactor;
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 /// Descriptors in a turn (a third of a millisecond, more or less).
 const TURN: u32 = 4096;
@@ -24,44 +19,18 @@ pub(crate) struct Turns {
     left: Cell<u32>,
     /// A task is about to begin the next turn.
     ending: Cell<bool>,
-    line: RefCell<VecDeque<u64>>,
-    next_place: Cell<u64>,
-    /// Notified when a turn begins and when the line moves.
-    moved: Signal,
-}
-
-/// A place in the line, until it is dropped.
-struct Place<'a>(&'a Turns, u64);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let Self(turns, place) = self;
-        turns.line.borrow_mut().retain(|other| other != place);
-        turns.moved.notify();
-    }
+    /// Notified when a turn begins.
+    line: Line,
 }
 
 impl Turns {
     pub(crate) fn new(reactor: Reactor) -> Rc<Self> {
-        Rc::new(Self {
-            reactor,
-            left: Cell::new(TURN),
-            ending: Cell::new(false),
-            line: RefCell::default(),
-            next_place: Cell::new(0),
-            moved: Signal::default(),
-        })
+        Rc::new(Self { reactor, left: Cell::new(TURN), ending: Cell::new(false), line: Line::default() })
     }
 
     /// Waits, behind those who wait already, until there is something left of a turn.
     async fn line_up(&self) {
-        if self.left.get() > 0 && self.line.borrow().is_empty() {
-            return;
-        }
-        let place = Place(self, self.next_place.replace(self.next_place.get() + 1));
-        self.line.borrow_mut().push_back(place.1);
-        let is_first = || self.line.borrow().front() == Some(&place.1);
-        self.moved.until(|| self.left.get() > 0 && is_first()).await;
+        self.line.until(|| self.left.get() > 0, || ()).await;
     }
 
     fn spend(self: &Rc<Self>, descriptors: u32) {
@@ -75,7 +44,7 @@ impl Turns {
             turns.reactor.sleep(Duration::from_micros(1)).await;
             turns.ending.set(false);
             turns.left.set(TURN);
-            turns.moved.notify();
+            turns.line.notify();
         };
         self.reactor.spawn(next).detach();
     }
@@ -113,6 +82,7 @@ mod tests {
     use super::*;
     use cairn_engine::{Pool, PoolOptions};
     use pollster::block_on;
+    use std::cell::RefCell;
 
     /// What three rings of endless chains read, each until it has read `chains`.
     fn read(descriptors: u32, chains: usize) -> Vec<usize> {
@@ -135,7 +105,7 @@ mod tests {
             for ring in rings.collect::<Vec<_>>() {
                 ring.await;
             }
-            assert!(turns.line.borrow().is_empty());
+            assert!(turns.line.is_empty());
             order.take()
         }))
         .unwrap();

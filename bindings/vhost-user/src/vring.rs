@@ -3,21 +3,22 @@
 //! Invariants:
 //! - Only the ring's own task takes from it, in order, and only after [`admit`](Vring::admit) let the request in.
 //! - A request that was taken is carried out and given back, whatever the front-end does meanwhile; [`stop`](Vring::stop) waits for that.
+//!   Only where memory was lost it is not given back: there is nobody in whose memory that could be done.
 //! - At most one task calls the driver; what is given back while it is about to counts in the same call.
 
 use crate::{
     blk::{self, Request, Status},
+    descriptors::Event,
     device::{Device, Room},
     memory::{Fault, Memory},
     protocol::RingAddresses,
-    ring::{Broken, Chain, MAX_DESCRIPTORS, Malformed, Place, Ring, Tracker},
+    ring::{Broken, Chain, MAX_DESCRIPTORS, Malformed, Place, Ring, Tracker, whole},
     turns::Share,
     wake::{First, Signal, first},
 };
 use cairn_engine::{Admitted, Task};
 use std::{
     cell::{Cell, RefCell},
-    os::fd::OwnedFd,
     rc::Rc,
 };
 
@@ -25,11 +26,11 @@ use std::{
 #[derive(Clone, Default)]
 pub(crate) struct Events {
     /// The driver has put something in.
-    pub(crate) kick: Option<Rc<OwnedFd>>,
+    pub(crate) kick: Option<Rc<Event>>,
     /// Something was given back.
-    pub(crate) call: Option<Rc<OwnedFd>>,
+    pub(crate) call: Option<Rc<Event>>,
     /// The ring is broken.
-    pub(crate) error: Option<Rc<OwnedFd>>,
+    pub(crate) error: Option<Rc<Event>>,
 }
 
 /// A request that was read from the ring, not necessarily taken.
@@ -59,8 +60,8 @@ pub(crate) struct Vring {
     ring: RefCell<Ring>,
     /// The newest of the front-end's memories in which the ring is whole.
     memory: RefCell<Rc<Memory>>,
-    call: RefCell<Option<Rc<OwnedFd>>>,
-    error: RefCell<Option<Rc<OwnedFd>>>,
+    call: RefCell<Option<Rc<Event>>>,
+    error: RefCell<Option<Rc<Event>>>,
     stopping: Cell<bool>,
     /// The task that takes requests has ended.
     ended: Cell<bool>,
@@ -93,7 +94,7 @@ impl Vring {
         device: Rc<Device>,
         place: Place,
         events: &Events,
-        kick: Rc<OwnedFd>,
+        kick: Rc<Event>,
         tracker: Option<Tracker>,
     ) -> Result<Rc<Self>, Broken> {
         let (memory, size) = (device.memory(), place.size);
@@ -155,13 +156,13 @@ impl Vring {
         Rc::clone(&self.memory.borrow())
     }
 
-    pub(crate) fn set_call(self: &Rc<Self>, call: Option<Rc<OwnedFd>>) {
+    pub(crate) fn set_call(self: &Rc<Self>, call: Option<Rc<Event>>) {
         self.call.replace(call);
         // What was given back without a way to say so.
         self.call_anyway();
     }
 
-    pub(crate) fn set_error(&self, error: Option<Rc<OwnedFd>>) {
+    pub(crate) fn set_error(&self, error: Option<Rc<Event>>) {
         self.error.replace(error);
     }
 
@@ -182,8 +183,9 @@ impl Vring {
         self.stopping.get() || self.broken.get()
     }
 
-    /// Reads the request that begins at a head.
-    fn find(&self, head: u16, share: &mut Share) -> Found {
+    /// Reads the request that begins at a head. None of what it says is believed when memory was lost by then: a range of zeros would be
+    /// one of sector 0.
+    fn find(&self, head: u16, share: &mut Share) -> Result<Found, Broken> {
         let memory = self.memory();
         let chain = self.ring.borrow().chain(&memory, head);
         let request = chain.and_then(|chain| {
@@ -192,7 +194,8 @@ impl Vring {
         });
         let found = Found { head, memory, request };
         share.spend(found.descriptors(self.size));
-        found
+        whole(&found.memory)?;
+        Ok(found)
     }
 
     /// Waits until a request may be taken from its ring: the one place where requests wait. None when the ring is over before the limits
@@ -216,7 +219,6 @@ impl Vring {
                 return Ok(());
             }
             let memory = self.memory();
-            whole(&memory)?;
             let next = self.ring.borrow_mut().peek(&memory)?;
             let Some(head) = next else {
                 let mut ring = self.ring.borrow_mut();
@@ -226,7 +228,7 @@ impl Vring {
                 ring.refuse_kicks(&memory)?;
                 continue;
             };
-            let found = self.find(head, share);
+            let found = self.find(head, share)?;
             let admission = self.admit(&found).await;
             if let Some(admission) = admission.filter(|_| !self.broken.get()) {
                 self.ring.borrow_mut().take(head);
@@ -259,18 +261,20 @@ impl Vring {
     }
 }
 
-/// Makes sure that what was read from memory was the guest's.
-fn whole(memory: &Memory) -> Result<(), Broken> {
-    if memory.is_whole() { Ok(()) } else { Err(Broken("a file of the guest's memory has lost its bytes".into())) }
-}
-
 /// Takes requests until the ring is stopped or breaks.
-async fn serve(ending: Ending, kick: Rc<OwnedFd>, left: Vec<u16>) {
+async fn serve(ending: Ending, kick: Rc<Event>, left: Vec<u16>) {
     let vring = &ending.0;
     let mut share = Share::of(&vring.device.turns);
     for head in left {
         share.get().await;
-        let found = vring.find(head, &mut share);
+        // Those before may have been in memory that is lost.
+        if vring.broken.get() {
+            return;
+        }
+        let found = match vring.find(head, &mut share) {
+            Ok(found) => found,
+            Err(broken) => return vring.break_off(&broken),
+        };
         // The books still say that it is in flight: if this ring is stopped first, the next one does it.
         let Some(admission) = vring.admit(&found).await else { return };
         vring.carry_out(found, admission);
@@ -310,16 +314,38 @@ impl Drop for Underway {
 async fn carry_out(underway: Underway, found: Found, mut admission: Admission) {
     let Underway(vring) = &underway;
     let Found { head, memory, request } = found;
-    let written = match &request {
+    let written = execute(vring, &memory, &request, &mut admission).await;
+    drop(admission);
+    // Where memory is lost, nothing is said in it: the request stays in the books, for whoever has all of it.
+    let given_back = whole(&memory).and_then(|()| {
+        let memory = vring.memory();
+        vring.ring.borrow_mut().complete(&memory, head, written)
+    });
+    match given_back {
+        Ok(()) => vring.call_soon(),
+        Err(broken) => vring.break_off(&broken),
+    }
+}
+
+/// Carries a request out and puts its status down; the bytes of its chain that were written.
+async fn execute(
+    vring: &Vring,
+    memory: &Memory,
+    request: &Result<(Chain, Request), Malformed>,
+    admission: &mut Admission,
+) -> u32 {
+    match request {
         Ok((chain, request)) => {
-            let status = blk::execute(&vring.device, &memory, chain, request, admission.limits.as_mut()).await;
+            let status = blk::execute(&vring.device, memory, chain, request, admission.limits.as_mut()).await;
             if status != Status::Ok {
                 vring.device.record.failed();
             }
-            match chain.copy_out(&memory, chain.writable - 1, &[status as u8]) {
+            match chain.copy_out(memory, chain.writable - 1, &[status as u8]) {
                 Ok(()) => chain.writable as u32,
                 Err(Fault) => {
-                    vring.device.record.fault("a status is outside of the guest's memory");
+                    if memory.is_whole() {
+                        vring.device.record.fault("a status is outside of the guest's memory");
+                    }
                     0
                 }
             }
@@ -328,13 +354,6 @@ async fn carry_out(underway: Underway, found: Found, mut admission: Admission) {
             vring.device.record.fault(why);
             0
         }
-    };
-    drop(admission);
-    let memory = vring.memory();
-    let given_back = vring.ring.borrow_mut().complete(&memory, head, written);
-    match given_back.and_then(|()| whole(&memory)) {
-        Ok(()) => vring.call_soon(),
-        Err(broken) => vring.break_off(&broken),
     }
 }
 

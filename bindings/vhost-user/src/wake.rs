@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     future::poll_fn,
     pin::{Pin, pin},
     task::{Poll, Waker},
@@ -32,6 +33,48 @@ impl Signal {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// Waiting in the order of coming.
+#[derive(Default)]
+pub(crate) struct Line {
+    places: RefCell<VecDeque<u64>>,
+    next: Cell<u64>,
+    moved: Signal,
+}
+
+/// A place in a line, until it is dropped.
+struct Place<'a>(&'a Line, u64);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Self(line, place) = self;
+        line.places.borrow_mut().retain(|other| other != place);
+        line.moved.notify();
+    }
+}
+
+impl Line {
+    /// Waits until `condition` holds and nobody who came before waits; then calls `take` before anybody else's turn comes.
+    pub(crate) async fn until<T>(&self, condition: impl Fn() -> bool, take: impl FnOnce() -> T) -> T {
+        if condition() && self.is_empty() {
+            return take();
+        }
+        let place = Place(self, self.next.replace(self.next.get() + 1));
+        self.places.borrow_mut().push_back(place.1);
+        let is_first = || self.places.borrow().front() == Some(&place.1);
+        self.moved.until(|| is_first() && condition()).await;
+        take()
+    }
+
+    /// Lets the first one look at its condition again.
+    pub(crate) fn notify(&self) {
+        self.moved.notify();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.borrow().is_empty()
     }
 }
 
@@ -82,5 +125,34 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.0.taken.set(false);
         self.0.free.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Context;
+
+    /// Who wants much is not passed by those who want little, and who gives up keeps nobody.
+    #[test]
+    fn a_line_is_in_order() {
+        let (line, left) = (Line::default(), &Cell::new(10));
+        let want = |n: i32| line.until(move || left.get() >= n, move || left.set(left.get() - n));
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut all, mut gives_up) = (pin!(want(10)), Box::pin(want(9)));
+        assert!(all.as_mut().poll(&mut cx).is_ready());
+        let (mut much, mut little) = (pin!(want(8)), pin!(want(1)));
+        assert!(gives_up.as_mut().poll(&mut cx).is_pending());
+        assert!(much.as_mut().poll(&mut cx).is_pending());
+        left.set(5);
+        assert!(little.as_mut().poll(&mut cx).is_pending(), "there is enough, but not for who came before");
+        drop(gives_up);
+        assert!(much.as_mut().poll(&mut cx).is_pending());
+        left.set(8);
+        assert!(little.as_mut().poll(&mut cx).is_pending());
+        assert!(much.as_mut().poll(&mut cx).is_ready());
+        left.set(1);
+        assert!(little.as_mut().poll(&mut cx).is_ready());
+        assert!(line.is_empty() && left.get() == 0);
     }
 }

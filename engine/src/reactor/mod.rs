@@ -17,7 +17,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     ops::Range,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -197,37 +197,41 @@ impl Reactor {
         Pending { reactor: self.clone(), token, cancellable, finished: false, held: None }
     }
 
-    /// Accepts a connection on a listening socket.
-    ///
-    /// # Errors
-    /// What `accept4` reports; `ECANCELED` when the reactor stops.
-    pub async fn accept(&self, listener: RawFd) -> io::Result<OwnedFd> {
-        let fd = self.submit(Op::Accept { fd: listener }).await.result?;
-        // SAFETY: the kernel just made this descriptor for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    /// As [`submit`](Self::submit), with what is to be kept until the operation is over.
+    fn submit_held<T: 'static>(&self, held: &Rc<T>, op: Op) -> Pending {
+        let mut pending = self.submit(op);
+        pending.held = Some(held.clone());
+        pending
     }
 
-    /// Receives up to `range.len()` bytes into `buf[range]`; 0 means that the peer closed. Gives the buffer back.
-    pub async fn recv(&self, fd: RawFd, buf: IoBuf, range: Range<usize>) -> (io::Result<usize>, IoBuf) {
+    /// Receives up to `range.len()` bytes into `buf[range]`; 0 means that the peer closed. Gives the buffer back. What has the socket is kept
+    /// until the kernel is done with it, as for [`poll_held`](Self::poll_held). Descriptors that a peer sends over a unix socket are closed
+    /// on this thread, where that may wait: it must not be able to send any.
+    pub async fn recv<T: AsRawFd + 'static>(
+        &self,
+        fd: &Rc<T>,
+        buf: IoBuf,
+        range: Range<usize>,
+    ) -> (io::Result<usize>, IoBuf) {
         if range.start > range.end || range.end > buf.len() {
             return (Err(io::ErrorKind::InvalidInput.into()), buf);
         }
-        let done = self.submit(Op::Recv { fd, buf, range }).await;
+        let done = self.submit_held(fd, Op::Recv { fd: fd.as_raw_fd(), buf, range }).await;
         match done.op {
             Op::Recv { buf, .. } => (done.result, buf),
             _ => (Err(io::ErrorKind::Other.into()), IoBuf::with_len(0)),
         }
     }
 
-    /// Sends all of `bufs` in order. Only one send at a time may be under way on a socket.
+    /// Sends all of `bufs` in order. Only one send at a time may be under way on a socket, which is kept as for [`poll_held`](Self::poll_held).
     ///
     /// # Errors
     /// What `sendmsg` reports; part of the bytes may have been sent.
-    pub async fn send(&self, fd: RawFd, mut bufs: Vec<SendBuf>) -> io::Result<()> {
+    pub async fn send<T: AsRawFd + 'static>(&self, fd: &Rc<T>, mut bufs: Vec<SendBuf>) -> io::Result<()> {
         let total: usize = bufs.iter().map(|b| b.bytes().len()).sum();
         let mut sent = 0;
         while sent < total {
-            let done = self.submit(Op::Send { fd, bufs, skip: sent }).await;
+            let done = self.submit_held(fd, Op::Send { fd: fd.as_raw_fd(), bufs, skip: sent }).await;
             let Op::Send { bufs: back, .. } = done.op else { return Err(io::ErrorKind::Other.into()) };
             bufs = back;
             match done.result? {
@@ -257,9 +261,8 @@ impl Reactor {
         fd: &Rc<T>,
         events: libc::c_short,
     ) -> io::Result<libc::c_short> {
-        let mut pending = self.submit(Op::Poll { fd: fd.as_raw_fd(), events });
-        pending.held = Some(fd.clone());
-        pending.await.result.map(|happened| happened as u16 as libc::c_short)
+        let happened = self.submit_held(fd, Op::Poll { fd: fd.as_raw_fd(), events }).await.result;
+        happened.map(|happened| happened as u16 as libc::c_short)
     }
 
     /// Waits until the counter of an `eventfd` is not zero; takes it. The descriptor stays open until the kernel is done with it. Dropped
@@ -267,7 +270,7 @@ impl Reactor {
     ///
     /// # Errors
     /// What `read` reports; `ECANCELED` when the reactor stops.
-    pub async fn take_event(&self, fd: &Rc<OwnedFd>) -> io::Result<u64> {
+    pub async fn take_event<T: AsRawFd + 'static>(&self, fd: &Rc<T>) -> io::Result<u64> {
         let taken = self.take_event_until(fd, std::future::pending()).await?;
         taken.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
@@ -277,7 +280,11 @@ impl Reactor {
     ///
     /// # Errors
     /// As [`take_event`](Self::take_event).
-    pub async fn take_event_until(&self, fd: &Rc<OwnedFd>, over: impl Future<Output = ()>) -> io::Result<Option<u64>> {
+    pub async fn take_event_until<T: AsRawFd + 'static>(
+        &self,
+        fd: &Rc<T>,
+        over: impl Future<Output = ()>,
+    ) -> io::Result<Option<u64>> {
         let (mut over, mut given_up) = (pin!(over), false);
         loop {
             let mut taking = self.submit(Op::TakeEvent { fd: fd.clone(), value: Box::new(0) });
@@ -295,7 +302,7 @@ impl Reactor {
                 (Err(_), _) if given_up => return Ok(None),
                 // Somebody else took it first. Waiting for the next one takes nothing.
                 (Err(e), _) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mut there = pin!(self.poll(fd.as_raw_fd(), libc::POLLIN));
+                    let mut there = pin!(self.poll_held(fd, libc::POLLIN));
                     let there = poll_fn(|cx| match over.as_mut().poll(cx) {
                         Poll::Ready(()) => Poll::Ready(None),
                         Poll::Pending => there.as_mut().poll(cx).map(Some),
@@ -310,12 +317,20 @@ impl Reactor {
         }
     }
 
+    /// Makes what signalling needs, if it is not there yet: whoever is going to signal learns before that it cannot.
+    ///
+    /// # Errors
+    /// There is no asynchronous I/O, or the system has no more contexts for it (`fs.aio-max-nr`).
+    pub fn prepare_events(&self) -> io::Result<()> {
+        self.inner.storage.borrow_mut().prepare_events()
+    }
+
     /// Adds one to the counter of an `eventfd`. It waits for nobody, whoever else has the descriptor: a counter that is full stays full.
     ///
     /// # Errors
     /// `EINVAL` for what is no `eventfd`. It is signalled as a completion of the kernel's asynchronous I/O: an error where there is none, or
     /// the system has no more contexts for it (`fs.aio-max-nr`).
-    pub async fn signal_event(&self, fd: &Rc<OwnedFd>) -> io::Result<()> {
+    pub async fn signal_event<T: AsRawFd + 'static>(&self, fd: &Rc<T>) -> io::Result<()> {
         self.submit(Op::SignalEvent { fd: fd.clone() }).await.result.map(drop)
     }
 
@@ -429,7 +444,6 @@ impl Reactor {
             }
             _ => {
                 self.inner.free_ops.borrow_mut().push(token);
-                close_unclaimed(&completion);
                 None
             }
         };
@@ -456,14 +470,6 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.inner.shared.close();
         self.0.drain_tasks();
-    }
-}
-
-/// A connection that was accepted after everybody had stopped waiting for it is closed again.
-fn close_unclaimed(completion: &Completion) {
-    if let (Op::Accept { .. }, Ok(fd)) = (&completion.op, &completion.result) {
-        // SAFETY: the kernel made this descriptor for an operation that nobody waits for; it is closed here once.
-        drop(unsafe { OwnedFd::from_raw_fd(*fd as RawFd) });
     }
 }
 
@@ -526,10 +532,7 @@ impl Drop for Pending {
                     self.reactor.inner.storage.borrow_mut().cancel(self.token);
                 }
             }
-            OpState::Done(completion) => {
-                close_unclaimed(&completion);
-                self.reactor.inner.free_ops.borrow_mut().push(self.token);
-            }
+            OpState::Done(_) => self.reactor.inner.free_ops.borrow_mut().push(self.token),
             OpState::Free | OpState::Abandoned { .. } => {}
         }
     }

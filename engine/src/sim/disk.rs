@@ -379,7 +379,7 @@ impl State {
                 Fate::Write(id, Ok(0))
             }
             // There are no sockets in a simulation.
-            Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } => Fate::Refused(libc::ENOSYS),
+            Op::Recv { .. } | Op::Send { .. } => Fate::Refused(libc::ENOSYS),
             Op::Poll { .. } | Op::TakeEvent { .. } | Op::SignalEvent { .. } => Fate::Refused(libc::ENOSYS),
         };
         let Range { start, end } = self.faults.latency_us;

@@ -132,18 +132,26 @@ impl Drop for Signaller {
     }
 }
 
-/// Makes its [`Signaller`] with the first event, so that pools without exports that signal have none.
+/// Makes its [`Signaller`] when it is told to, or with the first event, so that pools without exports that signal have none.
 #[derive(Default)]
 pub(crate) struct Events(Option<Signaller>);
 
 impl Events {
+    /// As [`Signaller::new`], if there is none.
+    pub(crate) fn prepare(&mut self) -> io::Result<()> {
+        self.signaller().map(drop)
+    }
+
+    fn signaller(&mut self) -> io::Result<&Signaller> {
+        match &mut self.0 {
+            Some(signaller) => Ok(signaller),
+            none => Ok(none.insert(Signaller::new()?)),
+        }
+    }
+
     /// As [`Signaller::signal`]; the result is that of a `write`.
     pub(crate) fn signal(&mut self, event: RawFd) -> io::Result<usize> {
-        let signaller = match &mut self.0 {
-            Some(signaller) => signaller,
-            none => none.insert(Signaller::new()?),
-        };
-        signaller.signal(event).map(|()| 8)
+        self.signaller()?.signal(event).map(|()| 8)
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) mod wake;
 use std::{
     io,
     ops::Range,
-    os::fd::{OwnedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     rc::Rc,
     time::Duration,
 };
@@ -72,8 +72,6 @@ pub(crate) enum Op {
     Allocate { offset: u64, len: u64 },
     /// Gives a range back to the file system or device; it reads as anything afterwards.
     Punch { offset: u64, len: u64 },
-    /// Accepts a connection; the result is its descriptor.
-    Accept { fd: RawFd },
     /// Receives into `buf[range]`.
     Recv { fd: RawFd, buf: IoBuf, range: Range<usize> },
     /// Sends what `skip` bytes of the buffers leave.
@@ -81,9 +79,9 @@ pub(crate) enum Op {
     /// Waits until a descriptor has one of these events, or an error; the result is which.
     Poll { fd: RawFd, events: libc::c_short },
     /// Waits until the counter of an `eventfd` is not zero and takes it.
-    TakeEvent { fd: Rc<OwnedFd>, value: Box<u64> },
+    TakeEvent { fd: Rc<dyn AsRawFd>, value: Box<u64> },
     /// Adds one to the counter of an `eventfd`, at once: one that is full stays full.
-    SignalEvent { fd: Rc<OwnedFd> },
+    SignalEvent { fd: Rc<dyn AsRawFd> },
 }
 
 impl Op {
@@ -92,7 +90,7 @@ impl Op {
         match self {
             Self::Read { .. } | Self::Write { .. } | Self::Sync | Self::Allocate { .. } | Self::Punch { .. } => false,
             Self::SignalEvent { .. } => false,
-            Self::Accept { .. } | Self::Recv { .. } | Self::Send { .. } => true,
+            Self::Recv { .. } | Self::Send { .. } => true,
             Self::Poll { .. } | Self::TakeEvent { .. } => true,
         }
     }
@@ -113,6 +111,10 @@ pub(crate) trait Storage {
     fn submit(&mut self, token: Token, op: Op);
     /// Asks for the early end of an operation that may wait for ever; it still completes.
     fn cancel(&mut self, token: Token);
+    /// Makes what [`Op::SignalEvent`] needs.
+    fn prepare_events(&mut self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
     /// Appends what has completed. Waits up to `timeout` (`None`: for ever) for the first completion or a wake-up;
     /// with a zero timeout it only looks.
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>);

@@ -75,15 +75,6 @@ impl SyncStorage {
 
 fn run_socket(op: &mut Op) -> io::Result<usize> {
     match op {
-        Op::Accept { fd } => {
-            if poll_one(*fd, libc::POLLIN)?.is_none() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            // SAFETY: null addresses are allowed; the result is a descriptor or -1.
-            result(unsafe {
-                libc::accept4(*fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) as isize
-            })
-        }
         Op::Poll { fd, events } => match poll_one(*fd, *events)? {
             Some(happened) => Ok(happened as u16 as usize),
             None => Err(io::ErrorKind::WouldBlock.into()),
@@ -138,6 +129,10 @@ impl Storage for SyncStorage {
         self.done.push_back(Completion { token, op, result });
     }
 
+    fn prepare_events(&mut self) -> io::Result<()> {
+        self.events.prepare()
+    }
+
     fn cancel(&mut self, token: Token) {
         if let Some(at) = self.waiting.iter().position(|(t, _)| *t == token) {
             let (token, op) = self.waiting.swap_remove(at);
@@ -151,7 +146,7 @@ impl Storage for SyncStorage {
             let mut entries = vec![libc::pollfd { fd: self.wake.fd(), events: libc::POLLIN, revents: 0 }];
             entries.extend(self.waiting.iter().map(|(_, op)| match op {
                 Op::Send { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLOUT, revents: 0 },
-                Op::Accept { fd } | Op::Recv { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 },
+                Op::Recv { fd, .. } => libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 },
                 Op::Poll { fd, events } => libc::pollfd { fd: *fd, events: *events, revents: 0 },
                 Op::TakeEvent { fd, .. } => libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 },
                 _ => libc::pollfd { fd: -1, events: 0, revents: 0 },

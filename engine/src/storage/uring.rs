@@ -109,9 +109,6 @@ impl UringStorage {
                 opcode::Fallocate::new(FILE, *len).offset(*offset).mode(ALLOCATE_MODE).build()
             }
             Op::Punch { offset, len } => opcode::Fallocate::new(FILE, *len).offset(*offset).mode(PUNCH_MODE).build(),
-            Op::Accept { fd } => opcode::Accept::new(types::Fd(*fd), std::ptr::null_mut(), std::ptr::null_mut())
-                .flags(libc::SOCK_CLOEXEC)
-                .build(),
             Op::Recv { fd, buf, range } => {
                 let target = &mut buf[range.clone()];
                 opcode::Recv::new(types::Fd(*fd), target.as_mut_ptr(), target.len() as u32).build()
@@ -183,6 +180,10 @@ impl Storage for UringStorage {
         self.in_flight[token] = Some(flight);
         self.count += 1;
         self.push(entry);
+    }
+
+    fn prepare_events(&mut self) -> io::Result<()> {
+        self.events.prepare()
     }
 
     fn cancel(&mut self, token: Token) {

@@ -1,6 +1,19 @@
 use crate::{client::*, fixture::*};
 use cairn_nbd::{Options, protocol::*};
-use std::{io::Write, net::Shutdown, time::Duration};
+use pollster::block_on;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt::set_socket_linger};
+use std::{
+    io::{IoSlice, Write},
+    mem::MaybeUninit,
+    net::{Shutdown, TcpListener, TcpStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 /// That the server still serves others.
 fn still_serves(fixture: &Fixture) {
@@ -159,4 +172,89 @@ fn a_client_that_never_reads_holds_up_only_itself() {
     still_serves(&fixture);
     drop((greedy, writer));
     eventually("it is gone", || fixture.server.clients().is_empty() && fixture.attached() == 0);
+}
+
+/// A TCP socket whose last close waits for a peer that does not read, and that peer.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    while stream.write(&[0; 1 << 16]).is_ok() {}
+    set_socket_linger(&stream, Some(Duration::from_secs(600))).unwrap();
+    (stream.into(), peer)
+}
+
+/// Sends bytes and a descriptor. Where the kernel refuses to, it lingers no more.
+fn pass(to: &UnixStream, bytes: &[u8], fd: &OwnedFd, flags: SendFlags) {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut room);
+    let fds = [fd.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    if sendmsg(to, &[IoSlice::new(bytes)], &mut control, flags | SendFlags::NOSIGNAL).is_err() {
+        set_socket_linger(fd, None).unwrap();
+    }
+}
+
+/// Has the reactor do something else until `work` is done: what that sends is the test's no more when it is found.
+fn while_busy(fixture: &Fixture, work: impl FnOnce()) {
+    let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+    let pool = fixture.pool.clone();
+    let busy = thread::spawn(move || {
+        block_on(pool.run(move |_| async move {
+            begin.send(()).unwrap();
+            // Ends with an error, when nothing more can come.
+            ended.recv().unwrap_err();
+        }))
+    });
+    begun.recv().unwrap();
+    work();
+    drop(end);
+    busy.join().unwrap().unwrap();
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_hold_nobody_up() {
+    let fixture = Fixture::new();
+    let closed = Cut { unread: false, accepted: true };
+    for Cut { unread, accepted } in [closed, Cut { unread: true, ..closed }, Cut { unread: true, accepted: false }] {
+        for flags in [SendFlags::empty(), SendFlags::OOB] {
+            let (lingers, peer) = lingering();
+            let stream = accepted.then(|| {
+                let stream = fixture.stream();
+                let _client = Client::new(Box::new(stream.try_clone().unwrap()));
+                stream
+            });
+            while_busy(&fixture, || {
+                let stream = stream.unwrap_or_else(|| fixture.stream());
+                if unread {
+                    // Option data of 4 GiB: the server reads no further.
+                    let mut huge = option_bytes(OPT_LIST, &[]);
+                    huge[12..16].copy_from_slice(&u32::MAX.to_be_bytes());
+                    (&stream).write_all(&huge).unwrap();
+                }
+                pass(&stream, &[0xff; 16], &lingers, flags);
+                drop((stream, lingers));
+            });
+            let (pool, (tell, told)) = (fixture.pool.clone(), mpsc::channel());
+            let clients = fixture.server.clone();
+            thread::spawn(move || {
+                eventually("they are gone", || clients.clients().is_empty());
+                tell.send(block_on(pool.run(|_| async {})).is_ok())
+            });
+            let answers = told.recv_timeout(PATIENCE).is_ok();
+            drop(peer);
+            assert!(answers, "{flags:?}, unread: {unread}, accepted: {accepted}");
+        }
+    }
+    still_serves(&fixture);
+}
+
+/// Where descriptors are when their client goes.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Behind what the server reads.
+    unread: bool,
+    /// On a connection that it has accepted.
+    accepted: bool,
 }

@@ -2,7 +2,7 @@
 
 use crate::memory::{Fault, Memory};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 /// Bytes of a descriptor in a table.
 const DESCRIPTOR: u32 = 16;
@@ -54,9 +54,8 @@ impl Chain {
             let address = table.0.checked_add(u64::from(index) * u64::from(DESCRIPTOR));
             let address = address.ok_or(Malformed("a descriptor table goes beyond the last address"))?;
             let descriptor: Descriptor = memory
-                .guest
-                .read_obj(GuestAddress(address))
-                .map_err(|_| Malformed("a descriptor is outside of the guest's memory"))?;
+                .read_value(GuestAddress(address))
+                .map_err(|Fault| Malformed("a descriptor is outside of the guest's memory"))?;
             if descriptor.refers_to_indirect_table() {
                 if indirect || descriptor.has_next() {
                     return Err(Malformed("an indirect descriptor within an indirect table, or with a successor"));
@@ -108,7 +107,6 @@ impl Chain {
         let segments = self.segments.get(..self.first_writable).unwrap_or_default();
         let mut done = 0;
         each_piece(segments, skip, to.len(), |address, n| {
-            lost_nothing(memory, done)?;
             let piece = to.get_mut(done..done + n).ok_or(Fault)?;
             done += n;
             memory.read(address, piece)
@@ -120,17 +118,11 @@ impl Chain {
         let segments = self.segments.get(self.first_writable..).unwrap_or_default();
         let mut done = 0;
         each_piece(segments, skip, from.len(), |address, n| {
-            lost_nothing(memory, done)?;
             let piece = from.get(done..done + n).ok_or(Fault)?;
             done += n;
             memory.write(address, piece)
         })
     }
-}
-
-/// Looks at whether a segment before was lost: then the next one is not touched, which may be as well, and would cost memory.
-fn lost_nothing(memory: &Memory, done: usize) -> Result<(), Fault> {
-    if done == 0 || memory.is_whole() { Ok(()) } else { Err(Fault) }
 }
 
 /// Calls `f` for the pieces of `length` bytes behind the first `skip` bytes of the segments.

@@ -15,6 +15,7 @@
 //! `DESIGN.md` has the order of the stores and what is true between any two of them. The front-end may write anything here at any
 //! time; nothing that is read is trusted beyond its range.
 
+use super::Broken;
 use crate::{
     descriptors::Foreign,
     mapping::{Budget, Mapping},
@@ -50,9 +51,9 @@ fn stride(queue_size: u16) -> usize {
 /// A mapped region of some queues.
 #[derive(Debug)]
 pub(crate) struct InflightRegion {
-    /// The bytes of `_kept`.
+    /// The bytes of `kept`.
     bytes: MmapRegion,
-    _kept: Mapping,
+    kept: Mapping,
     queues: u16,
     queue_size: u16,
 }
@@ -83,7 +84,7 @@ impl InflightRegion {
             ));
         }
         let kept = Mapping::of(file, offset, size, budget)?;
-        Ok(Self { bytes: kept.bytes()?, _kept: kept, queues, queue_size })
+        Ok(Self { bytes: kept.bytes()?, kept, queues, queue_size })
     }
 
     /// The part of a queue of `size` entries, if there is one that is large enough.
@@ -113,6 +114,12 @@ impl Tracker {
     fn store<T: AtomicAccess>(&self, at: usize, value: T) {
         // It cannot fail: in range and aligned.
         drop(self.region.bytes.as_volatile_slice().store(value, self.start + at, Release));
+    }
+
+    /// Makes sure that the books are those that the front-end keeps.
+    pub(crate) fn whole(&self) -> Result<(), Broken> {
+        let whole = self.region.kept.is_whole();
+        if whole { Ok(()) } else { Err(Broken("the file of the in-flight region has lost its bytes".into())) }
     }
 
     fn entry(head: u16) -> usize {

@@ -9,5 +9,5 @@ mod split;
 pub(crate) use {
     chain::{Chain, MAX_DESCRIPTORS, Malformed},
     inflight::{InflightRegion, Tracker},
-    split::{Broken, Place, Ring},
+    split::{Broken, Place, Ring, whole},
 };

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - Heads are taken in the order of the available ring, and one head is in flight at most once: so at most `size` requests are.
 //! - A head that was taken is given back exactly once.
+//! - Nothing is touched of memory, or of books, that have lost something ([`whole`]); what was read counts only if they have not.
 //! - Between taking and giving back, the in-flight region says so; the order of stores is in [`Ring::take`] and [`Ring::complete`].
 
 use super::{Chain, Malformed, Tracker};
@@ -58,6 +59,11 @@ pub(crate) struct Ring {
     uncalled: bool,
 }
 
+/// Makes sure that what was read from memory was the guest's.
+pub(crate) fn whole(memory: &Memory) -> Result<(), Broken> {
+    if memory.is_whole() { Ok(()) } else { Err(broken("a file of the guest's memory has lost its bytes")) }
+}
+
 fn broken(why: impl std::fmt::Display) -> Broken {
     Broken(why.to_string())
 }
@@ -71,13 +77,17 @@ impl Ring {
         let mut ring =
             Self { queue, size: place.size, in_flight: vec![false; usize::from(place.size)], tracker, uncalled: false };
         ring.move_to(place.addresses, memory)?;
+        ring.whole(memory)?;
         let used = ring.queue.used_idx(&memory.guest, Ordering::Acquire).map_err(broken)?.0;
         ring.queue.set_next_used(used);
         let Some(tracker) = &mut ring.tracker else {
+            whole(memory)?;
             ring.queue.set_next_avail(place.base);
             return Ok((ring, Vec::new()));
         };
+        whole(memory)?;
         let heads = tracker.recover(used);
+        tracker.whole()?;
         // Whatever was taken was given back or is in flight; how far the front-end believes that this got is of no use after a crash.
         ring.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
         for &head in &heads {
@@ -86,6 +96,12 @@ impl Ring {
             }
         }
         Ok((ring, heads))
+    }
+
+    /// Makes sure that neither memory nor books have lost anything.
+    fn whole(&self, memory: &Memory) -> Result<(), Broken> {
+        whole(memory)?;
+        self.tracker.as_ref().map_or(Ok(()), Tracker::whole)
     }
 
     /// Finds the ring in memory whose regions have changed.
@@ -99,6 +115,7 @@ impl Ring {
 
     /// The next head, which stays where it is.
     pub(crate) fn peek(&mut self, memory: &Memory) -> Result<Option<u16>, Broken> {
+        self.whole(memory)?;
         let mut heads = self.queue.iter(&memory.guest).map_err(broken)?;
         let Some(chain) = heads.next() else { return Ok(None) };
         heads.go_to_previous_position();
@@ -126,8 +143,9 @@ impl Ring {
         Chain::read(memory, GuestAddress(self.queue.desc_table()), self.size, head)
     }
 
-    /// Gives a head back, `written` bytes of whose chain were written.
+    /// Gives a head back, `written` bytes of whose chain were written. On an error it stays in flight, by the books.
     pub(crate) fn complete(&mut self, memory: &Memory, head: u16, written: u32) -> Result<(), Broken> {
+        self.whole(memory)?;
         match self.in_flight.get_mut(usize::from(head)) {
             Some(taken) => *taken = false,
             None => return Err(broken(format!("head {head} is beyond the table of {}", self.size))),
@@ -136,6 +154,7 @@ impl Ring {
             tracker.before_used(head);
         }
         self.queue.add_used(&memory.guest, head, written).map_err(broken)?;
+        whole(memory)?;
         if let Some(tracker) = &self.tracker {
             tracker.after_used(head, self.queue.next_used());
         }
@@ -148,6 +167,7 @@ impl Ring {
         if !std::mem::take(&mut self.uncalled) {
             return Ok(false);
         }
+        self.whole(memory)?;
         // With it comes the fence between the used index and what the driver says about calls.
         let wanted = self.queue.needs_notification(&memory.guest).map_err(broken)?;
         if !wanted || self.queue.event_idx_enabled() {
@@ -159,11 +179,15 @@ impl Ring {
 
     /// Asks the driver for kicks. Whether there is something in the ring already.
     pub(crate) fn ask_for_kicks(&mut self, memory: &Memory) -> Result<bool, Broken> {
-        self.queue.enable_notification(&memory.guest).map_err(broken)
+        self.whole(memory)?;
+        let more = self.queue.enable_notification(&memory.guest).map_err(broken)?;
+        whole(memory)?;
+        Ok(more)
     }
 
     /// Tells the driver that it need not kick.
     pub(crate) fn refuse_kicks(&mut self, memory: &Memory) -> Result<(), Broken> {
+        self.whole(memory)?;
         self.queue.disable_notification(&memory.guest).map_err(broken)
     }
 

@@ -9,7 +9,7 @@ use std::{
     mem::MaybeUninit,
     net::{TcpListener, TcpStream},
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::{Command, ExitStatus},
@@ -63,6 +63,26 @@ pub(crate) fn answers(pool: &Pool) -> bool {
     let (pool, (tell, told)) = (pool.clone(), mpsc::channel());
     thread::spawn(move || tell.send(block_on(pool.run(|_| async {})).is_ok()));
     told.recv_timeout(PATIENCE).is_ok()
+}
+
+/// A page that nobody fills: whoever touches it waits until the descriptor is closed. None where this user may not have such.
+#[allow(unsafe_code)]
+pub(crate) fn page_that_never_comes() -> Option<(usize, OwnedFd)> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: plain system calls; the page stays mapped for good, and the numbers are those of `linux/userfaultfd.h`.
+    unsafe {
+        let faults = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK);
+        if faults < 0 {
+            return None;
+        }
+        let faults = OwnedFd::from_raw_fd(faults as i32);
+        let page = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
+        let mut api = [0xaau64, 0, 0];
+        assert_eq!(libc::ioctl(faults.as_raw_fd(), 0xc018_aa3f, api.as_mut_ptr()), 0);
+        let mut range = [page as u64, 4096, 1, 0];
+        assert_eq!(libc::ioctl(faults.as_raw_fd(), 0xc020_aa00, range.as_mut_ptr()), 0);
+        Some((page as usize, faults))
+    }
 }
 
 /// Runs one test of this program in a process of its own, with a variable that tells it what to do there.

@@ -1,10 +1,12 @@
 //! Descriptors whose last close waits for somebody else: it is never the reactor's thread that closes them.
 
-use crate::{attacker::*, fixture::*, front_end::*};
+use crate::{attacker::*, fixture::*, front_end::*, ring::Ring};
 use cairn_engine::VolumeOptions;
 use pollster::block_on;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, epoll, poll},
     fs::{MemfdFlags, memfd_create},
+    io::write,
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 use std::{
@@ -12,9 +14,10 @@ use std::{
     mem::MaybeUninit,
     net::TcpStream,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    thread,
 };
 
 #[track_caller]
@@ -144,9 +147,16 @@ fn is_closed(stream: &UnixStream) -> bool {
     }
 }
 
-/// One thread closes for all, and an export has no more open than it may, whoever comes and goes; others are served meanwhile.
-#[test]
-fn takes_one_thread_and_few_descriptors() {
+/// Threads of this process that close.
+fn closing() -> usize {
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.map(name).filter(|name| name.trim() == "cairn-close").count()
+}
+
+/// One thread closes what is an export's, and it has no more open than it may, whoever comes and goes. Others are served meanwhile, and
+/// theirs is closed.
+fn one_thread_and_few_descriptors() {
     let fixture = Fixture::new();
     drop(block_on(fixture.pool.create_volume("other", 1 << 20, VolumeOptions::default())).unwrap());
     let other = block_on(fixture.server.export("other")).unwrap();
@@ -167,13 +177,80 @@ fn takes_one_thread_and_few_descriptors() {
     let streams: Vec<_> = (0..100).map(|_| come()).collect();
     let closed = || streams.iter().filter(|stream| is_closed(stream)).count();
     eventually("many come and go", || closed() >= 50);
-    assert!(FrontEnd::connect(&other).number(GET_FEATURES) > 0);
-    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    assert_eq!(tasks.map(name).filter(|name| name.trim() == "cairn-close").count(), 1);
+    assert_eq!(closing(), 1);
+    // More than an export may have open.
+    for _ in 0..200 {
+        assert!(FrontEnd::connect(&other).number(GET_FEATURES) > 0);
+    }
+    eventually("what the other had is closed, and its thread has ended", || closing() == 1);
     assert!(closed() < 64, "{} have come and gone", closed());
     drop(peer);
     eventually("the others are let in, and out", || closed() == streams.len());
+    eventually("there is nothing left to be done", || closing() == 0);
+}
+
+/// Tells the process of [`in_a_process_of_its_own`] what to do.
+const WHAT: &str = "CAIRN_VHOST_USER_CLOSES";
+
+/// Not a test but the other process of the next one, which counts threads.
+#[test]
+fn in_a_process_of_its_own() {
+    if std::env::var(WHAT).is_ok() {
+        one_thread_and_few_descriptors();
+    }
+}
+
+#[test]
+fn takes_one_thread_and_few_descriptors() {
+    assert!(run_alone("closing::in_a_process_of_its_own", WHAT, "once").success());
+}
+
+/// Has an `eventfd` watched by an `epoll` that is busy telling somebody who never listens, for as long as the other descriptor is open: who
+/// closes the eventfd as the last one waits. None where this user may not have pages that do not come.
+#[allow(unsafe_code)]
+fn watched() -> Option<(OwnedFd, OwnedFd, thread::JoinHandle<()>)> {
+    let (page, faults) = page_that_never_comes()?;
+    let event = event();
+    write(&event, &1u64.to_ne_bytes()).unwrap();
+    let watching = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    epoll::add(&watching, &event, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
+    // SAFETY: the page stays mapped.
+    let told = thread::spawn(move || unsafe {
+        let _told = libc::epoll_wait(watching.as_raw_fd(), page as *mut _, 1, -1);
+    });
+    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&faults, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it waits for the page");
+    Some((event, faults, told))
+}
+
+/// Calls, errors and kicks, of a ring that is given others and of one that ends.
+#[test]
+fn of_eventfds_that_somebody_watches() {
+    let requests = [SET_VRING_CALL, SET_VRING_ERR, SET_VRING_KICK];
+    for (request, ends) in requests.into_iter().flat_map(|request| [(request, false), (request, true)]) {
+        // Dropped last: where it is held up, it ends with the page.
+        let fixture = Fixture::new();
+        let Some((watched, faults, told)) = watched() else {
+            return println!("skipped: this user may not handle page faults (vm.unprivileged_userfaultfd)");
+        };
+        let (guest, front_end) = (Guest::new(), fixture.connect());
+        front_end.set_up(&guest, FEATURES);
+        let ring = Ring::new(&guest, 0, 64, 0x10000);
+        ring.start(&front_end, 0);
+        front_end.must(request, &words(&[0]), &[watched.as_fd()]);
+        drop(watched);
+        let served = thread::spawn(move || match ends {
+            true => drop(front_end),
+            false => front_end.must(request, &words(&[0]), &[event().as_fd()]),
+        });
+        eventually("it is let go", || if ends { fixture.client().is_none() } else { served.is_finished() });
+        let answers = answers(&fixture.pool);
+        let waits = !told.is_finished();
+        drop(faults);
+        told.join().unwrap();
+        served.join().unwrap();
+        assert!(answers && waits, "message {request}, at the end: {ends}: the reactor waits");
+    }
 }
 
 /// Nor does whoever stays connected have more, whatever it sends: meanwhile it waits.

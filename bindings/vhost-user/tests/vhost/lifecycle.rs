@@ -35,8 +35,11 @@ fn a_volume_without_front_end_can_be_deleted() {
     assert!(front_end.is_closed() && !fixture.socket.exists());
     block_on(fixture.server.export("db")).unwrap();
     eventually("it is let go", || fixture.client().is_none());
+    let refused = || fixture.server.exports().remove(0).refused;
+    assert_eq!(refused(), None);
     block_on(fixture.pool.delete_volume("db", false)).unwrap();
     assert!(fixture.connect().is_closed());
+    assert!(refused().unwrap().contains("deleted"));
     assert_eq!(block_on(fixture.server.export("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
     block_on(fixture.server.withdraw("db", false)).unwrap();
     assert!(!fixture.socket.exists());
