@@ -23,6 +23,9 @@ pub struct VhostExport {
     pub read_only: bool,
     /// Who uses it.
     pub client: Option<VhostClient>,
+    /// Why the last virtual machine that came was turned away, if what is exported could not be opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// A connected front-end: as a rule, a virtual machine.
@@ -66,6 +69,7 @@ impl From<ExportInfo> for VhostExport {
             name: export.name,
             socket: export.socket.display().to_string(),
             client: export.client.map(VhostClient::from),
+            refused: export.refused,
         }
     }
 }

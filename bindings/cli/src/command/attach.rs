@@ -130,7 +130,13 @@ mod tests {
     use super::*;
 
     fn export(name: &str, socket: &str) -> VhostExport {
-        VhostExport { name: name.into(), socket: socket.into(), read_only: name.contains('@'), client: None }
+        VhostExport {
+            name: name.into(),
+            socket: socket.into(),
+            read_only: name.contains('@'),
+            client: None,
+            refused: None,
+        }
     }
 
     #[test]

@@ -42,7 +42,8 @@ fn described(status: &Status) -> String {
         fields.add("filling", format!("{} from backup {}: {state}", filling.volume, filling.backup));
     }
     for disk in status.vhost_user.iter().flat_map(|disks| &disks.exports) {
-        fields.add("vhost-user", format!("{}  {}", disk.name, disk.socket));
+        let refused = disk.refused.as_ref().map(|why| format!("  turned a machine away: {why}")).unwrap_or_default();
+        fields.add("vhost-user", format!("{}  {}{refused}", disk.name, disk.socket));
     }
     if let Some(disks) = status.vhost_user.as_ref().filter(|disks| disks.exports.is_empty()) {
         fields.add("vhost-user", format!("nothing in {}", disks.directory));
