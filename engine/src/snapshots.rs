@@ -120,6 +120,7 @@ impl LocalPool {
     /// `Busy` while it is open, `NotFound`, `Invalid`, `ReadOnly`.
     pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
         let _name = target.require_snapshot()?;
+        let _quiet = self.quiet([target.volume.as_str()].into_iter()).await?;
         self.admit(Need::Delete(1)).await?;
         {
             let mut state = self.core.state.borrow_mut();
