@@ -19,8 +19,8 @@ use std::{
 
 use allowed::{Content, NEVER};
 use cairn_engine::{
-    CacheMode, CheckReport, ErrorKind, IoBuf, Limits, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool, PoolOptions,
-    QosTarget, StorageKind, Target, VolumeOptions,
+    CacheMode, CheckReport, ErrorKind, IoBuf, Limits, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool,
+    PoolOptions, QosTarget, StorageKind, Target, VolumeOptions,
 };
 use panicking::end_on_panic;
 

@@ -56,21 +56,34 @@ fn a_write_waits_for_nothing_and_a_flush_for_all_of_it() {
         let volume = pool.create_volume("a", MIB, from_memory()).await.unwrap();
         machine.disk().set_faults(SLOW);
         for (at, value) in [(0, 1), (BLOCK, 2), (0, 3)] {
-            let (before, moment) = (machine.disk().now(), machine.disk().moment());
+            let (before, writes) = (machine.disk().now(), machine.disk().counters().writes);
             volume.write(at, bytes(value, BLOCK), false).await.unwrap();
-            assert_eq!((machine.disk().now(), machine.disk().moment()), (before, moment), "nothing was waited for");
+            assert_eq!(
+                (machine.disk().now(), machine.disk().counters().writes),
+                (before, writes),
+                "nothing was waited for"
+            );
         }
         assert!(pool.stats().writeback_memory >= 3 * BLOCK);
-        assert_eq!(volume.read(0, 2 * BLOCK as usize).await.unwrap()[..], [bytes(3, BLOCK), bytes(2, BLOCK)].map(|b| b.to_vec()).concat());
+        assert_eq!(
+            volume.read(0, 2 * BLOCK as usize).await.unwrap()[..],
+            [bytes(3, BLOCK), bytes(2, BLOCK)].map(|b| b.to_vec()).concat()
+        );
         let found = after_a_crash(machine.disk(), "a", BLOCK as usize);
         assert_eq!(found, [0; BLOCK as usize], "so far nothing is durable");
         volume.flush().await.unwrap();
         assert_eq!(pool.stats().writeback_memory, 0);
-        assert_eq!(after_a_crash(machine.disk(), "a", 2 * BLOCK as usize)[..], volume.read(0, 2 * BLOCK as usize).await.unwrap()[..]);
+        assert_eq!(
+            after_a_crash(machine.disk(), "a", 2 * BLOCK as usize)[..],
+            volume.read(0, 2 * BLOCK as usize).await.unwrap()[..]
+        );
         // Through, and all that was before it.
         volume.write(2 * BLOCK, bytes(4, BLOCK), false).await.unwrap();
         volume.write(3 * BLOCK, bytes(5, SECTOR), true).await.unwrap();
-        assert_eq!(after_a_crash(machine.disk(), "a", 4 * BLOCK as usize)[..], volume.read(0, 4 * BLOCK as usize).await.unwrap()[..]);
+        assert_eq!(
+            after_a_crash(machine.disk(), "a", 4 * BLOCK as usize)[..],
+            volume.read(0, 4 * BLOCK as usize).await.unwrap()[..]
+        );
         // It is on its way without being asked for.
         volume.write(0, bytes(6, BLOCK), false).await.unwrap();
         machine.reactor().sleep(Duration::from_millis(50)).await;
@@ -248,7 +261,7 @@ fn a_failure_that_nobody_saw_is_told_to_who_comes_next() {
 
 /// Writes until there is no room; returns how many blocks were acknowledged.
 async fn fill(volume: &LocalVolume) -> u64 {
-    let mut written = 0;
+    let mut written = 0u64;
     loop {
         let mut data = bytes((written % 251 + 1) as u8, BLOCK);
         data[..8].copy_from_slice(&(written + 1).to_le_bytes());
@@ -291,8 +304,9 @@ fn an_acknowledged_write_never_meets_a_full_pool() {
                 for (i, block) in (0..).zip(found.chunks(BLOCK as usize)) {
                     assert_eq!(u64::from_le_bytes(block[..8].try_into().unwrap()), i + 1);
                 }
-                // Overwrites go on.
-                volume.write(0, bytes(1, BLOCK), false).await.unwrap();
+                // Overwrites go on, unless the file system is full too.
+                let overwritten = volume.write(0, bytes(1, BLOCK), false).await;
+                assert!(overwritten.is_ok() || room.is_some());
                 volume.flush().await.unwrap();
                 drop((volume, beside));
                 for name in ["a", "b"] {
@@ -418,9 +432,9 @@ fn who_gives_up_leaves_nothing_behind() {
             assert_eq!(pool.stats().writeback_memory, 0);
             assert_eq!(volume.read(0, BLOCK as usize).await.unwrap()[..], bytes(99, BLOCK)[..]);
             // From memory still, as ever.
-            let before = machine.disk().moment();
+            let before = machine.disk().counters().writes;
             volume.write(0, bytes(98, BLOCK), false).await.unwrap();
-            assert_eq!(machine.disk().moment(), before);
+            assert_eq!(machine.disk().counters().writes, before);
             assert!(pool.check(true, |_, _| {}).await.unwrap().is_clean());
         });
     }
@@ -458,14 +472,18 @@ fn a_volume_that_fills_writes_through_until_it_is_full() {
         let options = VolumeOptions { filling: true, ..from_memory() };
         let inner = pool.create_volume("a", MIB, options).await.unwrap();
         machine.disk().set_faults(SLOW);
-        let before = machine.disk().moment();
+        let before = machine.disk().counters().writes;
         inner.write(0, bytes(1, MIB), false).await.unwrap();
-        assert!(machine.disk().moment() > before);
+        assert!(machine.disk().counters().writes > before);
         let info = pool.filled("a").await.unwrap();
         assert_eq!(info.options, from_memory());
         let volume = pool.open(&"a".parse().unwrap()).unwrap();
-        let before = machine.disk().moment();
+        let before = machine.disk().counters().writes;
         volume.write(0, bytes(2, BLOCK), false).await.unwrap();
-        assert_eq!(machine.disk().moment(), before);
+        assert_eq!(machine.disk().counters().writes, before);
+        // What a filler still brings is left out.
+        let late = inner.write(0, bytes(3, BLOCK), false).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Invalid);
+        assert_eq!(volume.read(0, BLOCK as usize).await.unwrap()[..], bytes(2, BLOCK)[..]);
     });
 }

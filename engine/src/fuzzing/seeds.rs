@@ -237,7 +237,8 @@ fn neither_last_nor_not() -> Vec<u8> {
 
 /// A volume is made with an options byte, and later is full.
 fn filling(code: u8) -> Vec<u8> {
-    let (version, options) = (VersionId(5), VolumeOptions { sync: SyncMode::Always, filling: true, ..VolumeOptions::default() });
+    let (version, options) =
+        (VersionId(5), VolumeOptions { sync: SyncMode::Always, filling: true, ..VolumeOptions::default() });
     let full = VolumeOptions { filling: false, ..options.clone() };
     let create = Record::Create { volume: VolumeId(1), version, created_ms: 3, size: 1 << 20, options, name: "db" };
     let mut script = Script::new(8, 0, 1).group(0, 1, &[create, Record::Options { version, options: full }]).0;

@@ -252,7 +252,6 @@ impl Space {
         self.kept = self.kept.saturating_sub(blocks);
     }
 
-
     /// Hands out one run of 1 to `want` blocks ahead of the cursor.
     pub(crate) fn reserve_run(&mut self, want: u64, purpose: Purpose) -> Result<Run, Shortage> {
         let room = self.room(purpose);

@@ -218,7 +218,9 @@ impl LocalVolume {
         let volume = self.check_write("write", offset, length)?;
         self.fill(offset, offset + length).await?;
         let data = Rc::new(data);
-        if self.backlog().is_on() && length > 0 && self.write_from_memory(volume, offset, &data, fua, permit).await? {
+        // A filler's write may come when the volume is full: it has to be left out.
+        let from_memory = self.backlog().is_on() && length > 0 && !self.is_filler();
+        if from_memory && self.write_from_memory(volume, offset, &data, fua, permit).await? {
             return Ok(());
         }
         let _through = self.core().go_around(volume, self.backlog()).await?;

@@ -58,7 +58,13 @@ impl LocalVolume {
 
     /// Puts whole blocks into the backlog as they are, and parts of blocks with the rest of the block. The number of the last entry; none
     /// when (a part of) it has to go around.
-    async fn put(&self, volume: VolumeId, offset: u64, data: &Rc<IoBuf>, permit: &mut Option<Permit>) -> Result<Option<u64>> {
+    async fn put(
+        &self,
+        volume: VolumeId,
+        offset: u64,
+        data: &Rc<IoBuf>,
+        permit: &mut Option<Permit>,
+    ) -> Result<Option<u64>> {
         let end = offset + data.len() as u64;
         if offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK) {
             return match self.put_blocks(volume, offset / BLOCK, data, None, permit).await? {
@@ -210,7 +216,8 @@ impl LocalVolume {
             (None, Base::Stored(then)) => {
                 let state = self.core().state.borrow();
                 let mut now = Vec::with_capacity(1);
-                let looked = self.with_version(tree_of).map(|tree| lookup::range(&state.nodes, tree, block, 1, &mut now));
+                let looked =
+                    self.with_version(tree_of).map(|tree| lookup::range(&state.nodes, tree, block, 1, &mut now));
                 // Where a node is missing by now, it is looked at again.
                 matches!(looked, Ok(Ok(()))) && now.first() == Some(then)
             }

@@ -3,11 +3,7 @@
 use std::rc::Rc;
 
 use super::Entry;
-use crate::{
-    format::pointer::Pointer,
-    storage::buffer::IoBuf,
-    units::BLOCK_SIZE,
-};
+use crate::{format::pointer::Pointer, storage::buffer::IoBuf, units::BLOCK_SIZE};
 
 /// For each block of a range, the entry that has it, at the moment at which this was taken.
 pub(crate) struct Overlay(Vec<(u64, Option<Rc<Entry>>)>);

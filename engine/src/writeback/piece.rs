@@ -58,8 +58,7 @@ pub(crate) fn pieces_of(block: u64, data: &Rc<IoBuf>, is_zero: impl Fn(&[u8]) ->
             }
             Some(Piece { count, content: Content::Zeros, .. }) if zero => *count += 1,
             _ => {
-                let content =
-                    if zero { Content::Zeros } else { Content::Data(Part { buf: data.clone(), range }) };
+                let content = if zero { Content::Zeros } else { Content::Data(Part { buf: data.clone(), range }) };
                 pieces.push(Piece { block: at, count: 1, content });
             }
         }

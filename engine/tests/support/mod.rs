@@ -10,8 +10,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, CacheMode, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, Target, Volume,
-    VolumeOptions,
+    BLOCK, CacheMode, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind,
+    Target, Volume, VolumeOptions,
 };
 
 /// A step of a history.

@@ -12,8 +12,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, CacheMode, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, QosTarget, Result, SECTOR, SyncMode,
-    Target, VolumeOptions,
+    BLOCK, CacheMode, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, QosTarget, Result, SECTOR,
+    SyncMode, Target, VolumeOptions,
     sim::{Counters, Disk, Faults},
 };
 
