@@ -127,7 +127,7 @@ impl Core {
             }
             self.commit_if_large();
             settled += 1;
-            if settled % BETWEEN_TURNS == 0 {
+            if settled.is_multiple_of(BETWEEN_TURNS) {
                 yield_now().await;
             }
         }

@@ -145,7 +145,7 @@ impl World {
             _ => 2 * MIB,
         };
         let name = self.name("vol");
-        let cache = if a / 5 % 2 == 0 { CacheMode::Writeback } else { CacheMode::Direct };
+        let cache = if (a / 5).is_multiple_of(2) { CacheMode::Writeback } else { CacheMode::Direct };
         let options = VolumeOptions { cache, ..VolumeOptions::default() };
         drop(self.pool().create_volume(&name, size, options).await.unwrap());
         self.volumes.push(Live { name, size, content: Content::new(), snapshots: Vec::new() });
