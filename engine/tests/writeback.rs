@@ -259,6 +259,31 @@ fn a_failure_that_nobody_saw_is_told_to_who_comes_next() {
     });
 }
 
+#[test]
+fn a_volume_is_deleted_while_its_writes_are_on_their_way() {
+    for seed in 0..10 {
+        run(&Disk::new(64 * MIB, seed), |machine| async move {
+            let pool = machine.create_pool(PoolOptions::new()).await.unwrap();
+            machine.disk().set_faults(SLOW);
+            let free = pool.stats().free;
+            for round in 0..6 {
+                let volume = pool.create_volume("a", 16 * MIB, from_memory()).await.unwrap();
+                for at in 0..500 {
+                    volume.write(at * 3 * BLOCK, bytes((at % 3) as u8, 2 * BLOCK), false).await.unwrap();
+                }
+                drop(volume);
+                machine.reactor().sleep(Duration::from_millis(round * 4)).await;
+                let _deleted = pool.delete_volume("a", false).await.unwrap();
+                machine.reactor().sleep(Duration::from_secs(1)).await;
+                assert_eq!((pool.stats().writeback_memory, unwritten(&pool)), (0, 0));
+            }
+            pool.wait_deleted().await.unwrap();
+            assert!(pool.check(true, |_, _| {}).await.unwrap().is_clean());
+            assert!(pool.stats().free + 64 > free, "{} of {free} blocks", pool.stats().free);
+        });
+    }
+}
+
 /// Writes until there is no room; returns how many blocks were acknowledged.
 async fn fill(volume: &LocalVolume) -> u64 {
     let mut written = 0u64;

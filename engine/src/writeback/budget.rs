@@ -215,8 +215,7 @@ impl Backlogs {
     /// The front entry cannot be written. Requests do not count as under way any more.
     pub(crate) fn fail(&self, backlog: &Backlog, error: Error) {
         *backlog.failure.borrow_mut() = Some(Failure { error, told: Cell::new(false) });
-        let permits: Vec<_> = backlog.queue.borrow().entries.iter().filter_map(|entry| entry.permit.take()).collect();
-        drop(permits);
+        backlog.drop_permits();
         self.note(backlog);
         self.changed.notify();
     }
@@ -233,6 +232,7 @@ impl Backlogs {
         let Some(backlog) = self.all.borrow_mut().remove(&volume) else { return 0 };
         backlog.gone.set(true);
         backlog.set_on(false);
+        backlog.drop_permits();
         if backlog.draining.get() { 0 } else { self.empty(&backlog) }
     }
 

@@ -158,6 +158,12 @@ impl Backlog {
         self.failure.borrow().is_some()
     }
 
+    /// Its requests do not count as under way any more.
+    fn drop_permits(&self) {
+        let permits: Vec<_> = self.queue.borrow().entries.iter().filter_map(|entry| entry.permit.take()).collect();
+        drop(permits);
+    }
+
     // ---- the drain ----
 
     /// Whether the caller is to drain it from here on.
