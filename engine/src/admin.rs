@@ -288,10 +288,11 @@ impl LocalPool {
         self.brief_of(volume_id)
     }
 
-    /// Changes a volume's options, also while it is in use. Whether it is filling stays as it is.
+    /// Changes a volume's options, also while it is in use. Whether it is filling stays as it is. What was acknowledged from memory is in
+    /// the volume before.
     ///
     /// # Errors
-    /// `NotFound`, `ReadOnly`.
+    /// `NotFound`, `ReadOnly`, `Io`; `Busy` when names changed meanwhile.
     pub async fn set_options(&self, volume: &str, options: VolumeOptions) -> Result<VolumeInfo> {
         let quiet = self.quiet([volume].into_iter()).await?;
         self.admit(Need::Change).await?;
@@ -480,10 +481,10 @@ impl LocalPool {
         }
     }
 
-    /// Commits everything and makes a checkpoint.
+    /// Commits everything, also what was acknowledged from memory, and makes a checkpoint.
     ///
     /// # Errors
-    /// `ReadOnly`, `Io`, `NoSpace`.
+    /// `ReadOnly`, `Io`, `NoSpace`; what keeps an acknowledged write of a volume with `cache=writeback` from being carried out.
     pub async fn checkpoint(&self) -> Result<()> {
         if self.core.opened_read_only.get() {
             return Err(read_only("the pool was opened for reading only"));

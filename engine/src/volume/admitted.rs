@@ -88,7 +88,7 @@ impl LocalVolume {
         self.admit(Kind::Discard, length).await.write_zeroes(offset, length, fua).await
     }
 
-    /// Commits everything acknowledged before, through whatever handle.
+    /// Commits everything acknowledged before, through whatever handle; of volumes with `cache=writeback`, of this one alone.
     ///
     /// # Errors
     /// `ReadOnly` when the pool has stopped taking writes after a failure, `Io` for that failure itself.
