@@ -279,7 +279,7 @@ fn a_volume_is_deleted_while_its_writes_are_on_their_way() {
             }
             pool.wait_deleted().await.unwrap();
             assert!(pool.check(true, |_, _| {}).await.unwrap().is_clean());
-            assert!(pool.stats().free + 64 > free, "{} of {free} blocks", pool.stats().free);
+            assert!(pool.stats().free + MIB > free, "{} of {free} bytes", pool.stats().free);
         });
     }
 }
