@@ -14,6 +14,7 @@ use crate::{
     units::{BLOCK, MIB, SECTOR, TIB, VersionId, VolumeId},
     versions::{State as VersionState, Version},
     volume::{LocalVolume, Opened, Role, changes, push},
+    writeback::Through,
 };
 
 /// Smallest volume.
@@ -27,6 +28,19 @@ pub const MAX_VOLUME: u64 = 64 * TIB;
 #[derive(Clone)]
 pub struct LocalPool {
     pub(crate) core: Rc<Core>,
+}
+
+/// Volumes without a backlog, until this is dropped.
+pub(crate) struct Quiet(Vec<(VolumeId, Through)>);
+
+impl Quiet {
+    /// Fails unless a volume is one of them: while it was waited for, names may have changed.
+    pub(crate) fn covers(&self, volume: &Version) -> Result<()> {
+        match self.0.iter().any(|(id, _)| *id == volume.volume) {
+            true => Ok(()),
+            false => Err(busy(format!("volume {:?} got its name just now: try again", volume.name))),
+        }
+    }
 }
 
 pub(crate) fn check_size(size: u64) -> Result<()> {
@@ -71,6 +85,24 @@ impl LocalPool {
                 return Err(no_space(format!("{}: no room for metadata", core.full())));
             }
         }
+    }
+
+    /// Has what was acknowledged of these volumes enter their trees, and keeps them so: what is written meanwhile goes around. A step on them
+    /// that follows sees all that was acknowledged before it.
+    pub(crate) async fn quiet<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<Quiet> {
+        let mut ids = Vec::new();
+        for name in names {
+            ids.push(self.core.state.borrow().lineage.require_volume(name)?.volume);
+        }
+        // In one order, so that no two who want several wait for each other.
+        ids.sort_unstable();
+        ids.dedup();
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            let backlog = self.core.backlogs.of(id);
+            held.push((id, self.core.go_around(id, &backlog).await?));
+        }
+        Ok(Quiet(held))
     }
 
     /// Epochs are counted by the snapshots of a pool; there are enough for one a second in 136 years.
@@ -209,11 +241,13 @@ impl LocalPool {
     /// # Errors
     /// `NotFound`, `Exists`, `Invalid`, `NoSpace`, `ReadOnly`.
     pub async fn rename(&self, volume: &str, new_name: &str) -> Result<VolumeInfo> {
+        let quiet = self.quiet([volume].into_iter()).await?;
         self.admit(Need::Change).await?;
         check_name("volume", new_name)?;
         let id = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
+            quiet.covers(version)?;
             let (live, id) = (version.id, version.volume);
             if volume != new_name {
                 free_name(&state, new_name)?;
@@ -230,11 +264,13 @@ impl LocalPool {
     /// # Errors
     /// `Invalid` for a size out of range or smaller than the present one, `Busy` while it fills, `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn resize(&self, volume: &str, size: u64) -> Result<VolumeInfo> {
+        let quiet = self.quiet([volume].into_iter()).await?;
         self.admit(Need::Change).await?;
         check_size(size)?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
+            quiet.covers(version)?;
             version.not_filling("resize it")?;
             let (id, old, volume_id) = (version.id, version.size, version.volume);
             if size < old {
@@ -252,20 +288,24 @@ impl LocalPool {
         self.brief_of(volume_id)
     }
 
-    /// Changes a volume's options, also while it is in use. Whether it is filling stays as it is.
+    /// Changes a volume's options, also while it is in use. Whether it is filling stays as it is. What was acknowledged from memory is in
+    /// the volume before.
     ///
     /// # Errors
-    /// `NotFound`, `ReadOnly`.
+    /// `NotFound`, `ReadOnly`, `Io`; `Busy` when names changed meanwhile.
     pub async fn set_options(&self, volume: &str, options: VolumeOptions) -> Result<VolumeInfo> {
+        let quiet = self.quiet([volume].into_iter()).await?;
         self.admit(Need::Change).await?;
         let id = {
             let mut state = self.core.state.borrow_mut();
             let version = state.lineage.require_volume(volume)?;
+            quiet.covers(version)?;
             let (live, id) = (version.id, version.volume);
             let options = VolumeOptions { filling: version.options.filling, ..options };
             state.set_options(live, options);
             id
         };
+        self.core.apply_cache(id, &self.core.backlogs.of(id));
         self.core.flush().await?;
         self.brief_of(id)
     }
@@ -311,6 +351,7 @@ impl LocalPool {
             names.push(name.to_owned());
             drop(state);
             self.core.gates.fall(volume);
+            self.core.drop_backlog(volume);
             self.core.volume_gone(volume, was_in_group);
             names
         };
@@ -348,6 +389,8 @@ impl LocalPool {
     /// # Errors
     /// `NotFound`, `Corrupt`, `Io`; `Busy` for a volume that is filling.
     pub async fn diff(&self, from: Option<&Target>, to: &Target, offset: u64) -> Result<ExtentPage> {
+        let live = [from, Some(to)].into_iter().flatten().filter(|target| target.snapshot.is_none());
+        let _quiet = self.quiet(live.map(|target| target.volume.as_str())).await?;
         let (old, new, size) = {
             let state = self.core.state.borrow();
             let old = from.map(|t| state.lineage.resolve(t)).transpose()?;
@@ -397,6 +440,7 @@ impl LocalPool {
             branch_points,
             journal_used: commit.ring.used() * BLOCK,
             journal_size: commit.ring.blocks * BLOCK,
+            writeback_memory: core.backlogs.memory(),
             dirty_memory: state.nodes.dirty_bytes(),
             cache_memory: state.nodes.cache.bytes(),
             checkpoint: superblock.checkpoint,
@@ -431,17 +475,26 @@ impl LocalPool {
                 return Err(error.within("background deletion stopped, and tries again in a minute"));
             }
         }
-        self.checkpoint().await
+        match self.core.opened_read_only.get() {
+            true => self.checkpoint().await,
+            false => self.checkpoint_now().await,
+        }
     }
 
-    /// Commits everything and makes a checkpoint.
+    /// Commits everything, also what was acknowledged from memory, and makes a checkpoint.
     ///
     /// # Errors
-    /// `ReadOnly`, `Io`, `NoSpace`.
+    /// `ReadOnly`, `Io`, `NoSpace`; what keeps an acknowledged write of a volume with `cache=writeback` from being carried out.
     pub async fn checkpoint(&self) -> Result<()> {
         if self.core.opened_read_only.get() {
             return Err(read_only("the pool was opened for reading only"));
         }
+        self.core.drain_all(false).await?;
+        self.checkpoint_now().await
+    }
+
+    /// The same of what is in the trees.
+    async fn checkpoint_now(&self) -> Result<()> {
         self.core.checkpoint().await?;
         // Two more groups let go of what was released before.
         for _ in 0..2 {

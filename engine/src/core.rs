@@ -29,6 +29,7 @@ use crate::{
     tree::Missing,
     units::{BLOCK, BLOCK_SIZE, VersionId, VolumeId},
     upkeep::{ScrubOutcome, ScrubProgress},
+    writeback::Backlogs,
 };
 
 /// Limits of an open pool.
@@ -106,6 +107,7 @@ pub(crate) struct Core {
     pub(crate) commit: RefCell<Commit>,
     pub(crate) attached: RefCell<Attached>,
     pub(crate) gates: Gates,
+    pub(crate) backlogs: Rc<Backlogs>,
     pub(crate) qos: Rc<Qos>,
     pub(crate) signals: Signals,
     pub(crate) limits: Limits,

@@ -83,6 +83,7 @@ impl LocalPool {
         }
         // With the record and not after it: what others do from here on comes behind it in the journal.
         self.core.gates.fall(id);
+        self.core.apply_cache(id, &self.core.backlogs.of(id));
         self.core.flush().await?;
         self.brief_of(id)
     }

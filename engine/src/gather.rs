@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 use crate::{
     core::Core,
     error::{Error, Result, no_space},
-    reactor::notify::{Sender, channel},
+    reactor::notify::{Receiver, Sender, channel},
     sabotage::{Sabotage, broken},
     space::{Purpose, Shortage, Space, bitmap::Run},
     storage::{MAX_PARTS, Part},
@@ -36,12 +36,20 @@ pub(crate) struct Reserved {
     pub(crate) runs: Vec<Run>,
     /// Nodes that are counted for these blocks until they are in use.
     nodes: u64,
+    /// They were kept back for an acknowledged write, and are kept back again when they are not used.
+    kept: bool,
 }
 
 impl Reserved {
     /// Nothing.
     pub(crate) fn new(core: &Rc<Core>) -> Self {
-        Self { core: core.clone(), runs: Vec::new(), nodes: 0 }
+        Self { core: core.clone(), runs: Vec::new(), nodes: 0, kept: false }
+    }
+
+    /// All of them are in use now.
+    pub(crate) fn used(mut self) {
+        self.runs.clear();
+        self.kept = false;
     }
 
     /// The first `n` blocks are in use now.
@@ -67,8 +75,14 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let mut state = self.core.state.borrow_mut();
         state.space.expect_no_more(self.nodes);
+        if self.kept {
+            state.space.keep_back(self.nodes);
+        }
         for run in self.runs.drain(..) {
             state.space.forfeit(run);
+            if self.kept {
+                state.space.keep_back(run.len);
+            }
         }
     }
 }
@@ -84,6 +98,7 @@ struct Waiting {
     runs: Vec<Run>,
     /// Nodes that are counted for it.
     nodes: u64,
+    kept: bool,
     failure: Option<Failure>,
     /// Writes under way, plus one while a rest is queued.
     outstanding: usize,
@@ -119,6 +134,9 @@ fn fill(queue: &mut VecDeque<Item>, run: Run, space: &mut Space) -> Batch {
         let mut waiting = item.waiting.borrow_mut();
         let nodes = std::mem::take(&mut item.nodes);
         space.expect_nodes(nodes);
+        if item.purpose == Purpose::Backlog {
+            space.let_go(placed.len + nodes);
+        }
         waiting.nodes += nodes;
         waiting.runs.push(placed);
         if item.part.range.is_empty() {
@@ -147,27 +165,54 @@ fn wanted(queue: &VecDeque<Item>, purpose: Purpose, room: u64) -> u64 {
     blocks
 }
 
-impl Core {
-    /// Writes `part` (whole blocks) to newly reserved blocks and says which. The caller acquires or forfeits them.
-    /// `nodes` is how many nodes that will dirty at most: until then the next checkpoint's blocks are kept back.
-    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose, nodes: u64) -> Result<Reserved> {
+/// A write that has begun.
+pub(crate) struct Writing {
+    part: Part,
+    purpose: Purpose,
+    nodes: u64,
+    outcome: Receiver<Outcome>,
+}
+
+impl Writing {
+    /// Waits for its end; what finds no room makes some, and begins anew.
+    pub(crate) async fn finish(mut self, core: &Rc<Core>) -> Result<Reserved> {
         let mut attempts = 0;
         loop {
-            let (reply, outcome) = channel();
-            let waiting = Waiting { runs: Vec::new(), nodes: 0, failure: None, outstanding: 1, reply: Some(reply) };
-            let waiting = Rc::new(RefCell::new(waiting));
-            self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, nodes, waiting });
-            match outcome.await {
+            match self.outcome.await {
                 Ok(reserved) => return Ok(reserved),
                 Err(Failure::Io(error)) => return Err(error),
                 Err(Failure::Shortage(shortage)) => {
                     attempts += 1;
-                    if !self.make_room(shortage, purpose, attempts).await? {
-                        return Err(self.full());
+                    if !core.make_room(shortage, self.purpose, attempts).await? {
+                        return Err(core.full());
                     }
+                    self = core.begin_write(self.part, self.purpose, self.nodes);
                 }
             }
         }
+    }
+
+    /// Waits for its end and gives up what was written.
+    pub(crate) async fn give_up(self) {
+        drop(self.outcome.await);
+    }
+}
+
+impl Core {
+    /// Writes `part` (whole blocks) to newly reserved blocks and says which. The caller acquires or forfeits them.
+    /// `nodes` is how many nodes that will dirty at most: until then the next checkpoint's blocks are kept back.
+    pub(crate) async fn write_new(self: &Rc<Self>, part: Part, purpose: Purpose, nodes: u64) -> Result<Reserved> {
+        self.begin_write(part, purpose, nodes).finish(self).await
+    }
+
+    /// The same in two steps: it leaves with this turn, and its end is looked at later.
+    pub(crate) fn begin_write(&self, part: Part, purpose: Purpose, nodes: u64) -> Writing {
+        let (reply, outcome) = channel();
+        let kept = purpose == Purpose::Backlog;
+        let waiting = Waiting { runs: Vec::new(), nodes: 0, kept, failure: None, outstanding: 1, reply: Some(reply) };
+        let waiting = Rc::new(RefCell::new(waiting));
+        self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, nodes, waiting });
+        Writing { part, purpose, nodes, outcome }
     }
 
     pub(crate) fn full(&self) -> Error {
@@ -257,6 +302,7 @@ impl Core {
             core: self.clone(),
             runs: std::mem::take(&mut waiting.runs),
             nodes: std::mem::take(&mut waiting.nodes),
+            kept: waiting.kept,
         };
         reply.send(match waiting.failure.take() {
             None => Ok(reserved),

@@ -15,12 +15,27 @@ pub enum SyncMode {
     Never,
 }
 
+/// From where a write is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+pub enum CacheMode {
+    /// When the device has it (the default).
+    #[default]
+    Direct,
+    /// From memory, as a disk with a volatile cache does: it is on its way to the device at once. A flush waits for it; a crash leaves a
+    /// prefix of what was acknowledged. Writes that cannot be carried out later fail the next request (see [`LocalVolume`](crate::LocalVolume)).
+    Writeback,
+}
+
 /// Options of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VolumeOptions {
     /// When writes reach stable storage.
     pub sync: SyncMode,
+    /// From where writes are acknowledged. With `sync: Always` it makes no difference.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub cache: CacheMode,
     /// Its content is still on its way from a backup: what it does not hold yet reads as zeros to nobody but its filler. Chosen when the
     /// volume is made; ended by [`LocalPool::filled`](crate::LocalPool::filled) and by nothing else.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
@@ -153,6 +168,9 @@ pub struct PoolStats {
     pub dirty_memory: u64,
     /// Memory held by cached metadata nodes.
     pub cache_memory: u64,
+    /// Memory held by acknowledged writes on their way to the device (`cache=writeback`).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub writeback_memory: u64,
     /// Number of the last checkpoint.
     pub checkpoint: u64,
     /// Blocks that failed their checksum since the pool was opened.
@@ -190,6 +208,12 @@ pub enum Event {
     ReadOnly {
         /// The cause.
         cause: String,
+    },
+    /// Something that had been acknowledged from memory (`cache=writeback`) could not be written. It stays in memory, and all requests that
+    /// change the volume fail, until it is closed and opened again: then it is tried once more.
+    Unwritten {
+        /// Volume, offset and cause.
+        what: String,
     },
     /// A deleted version has given back its space.
     Deleted {

@@ -18,6 +18,7 @@ mod check;
 mod checkpoint;
 mod commit;
 mod core;
+mod drain;
 mod error;
 mod filling;
 mod format;
@@ -55,6 +56,7 @@ mod tree;
 mod upkeep;
 mod versions;
 mod volume;
+mod writeback;
 
 pub use admin::{LocalPool, MAX_VOLUME, MIN_VOLUME};
 pub use async_task::Task;
@@ -63,7 +65,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use gate::Filler;
 pub use handle::{FillRequest, FillRequests, Pool, Volume};
 pub use info::{
-    CheckReport, Event, Extent, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, SyncMode, VolumeInfo, VolumeOptions,
+    CacheMode, CheckReport, Event, Extent, ExtentKind, ExtentPage, PoolStats, SnapshotInfo, SyncMode, VolumeInfo,
+    VolumeOptions,
 };
 pub use names::{MAX_NAME, Target};
 pub use options::{MIN_POOL, OpenOptions, PoolOptions, StorageKind};

@@ -43,6 +43,7 @@ use crate::{
     tree::Nodes,
     units::{BLOCK, BLOCK_SIZE, Epoch, GIB, MIB},
     versions::Lineage,
+    writeback::Backlogs,
 };
 
 /// Opens the pool's file or device: with direct I/O where the file system takes it, and locked against others.
@@ -327,6 +328,7 @@ fn build(
         commit: RefCell::new(commit),
         attached: RefCell::new(Attached::default()),
         gates: Gates::default(),
+        backlogs: Rc::new(Backlogs::new(options.writeback_bytes.clamp(MIB, 64 * GIB))),
         signals: Signals::default(),
         limits: Limits {
             dirty_bytes: options.dirty_bytes.clamp(4 * MIB, 64 * GIB),

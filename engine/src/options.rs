@@ -21,6 +21,7 @@ pub struct OpenOptions {
     pub(crate) storage: StorageKind,
     pub(crate) cache_bytes: u64,
     pub(crate) dirty_bytes: u64,
+    pub(crate) writeback_bytes: u64,
     pub(crate) read_only: bool,
     pub(crate) repair: bool,
 }
@@ -31,6 +32,7 @@ impl Default for OpenOptions {
             storage: StorageKind::default(),
             cache_bytes: 256 * MIB,
             dirty_bytes: 128 * MIB,
+            writeback_bytes: 32 * MIB,
             read_only: false,
             repair: false,
         }
@@ -38,7 +40,7 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// The defaults: `io_uring`, 256 MiB of cached and 128 MiB of changed metadata, for writing.
+    /// The defaults: `io_uring`, 256 MiB of cached and 128 MiB of changed metadata, 32 MiB of writes on their way to the device, for writing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -62,6 +64,14 @@ impl OpenOptions {
     #[must_use]
     pub fn dirty_bytes(mut self, bytes: u64) -> Self {
         self.dirty_bytes = bytes;
+        self
+    }
+
+    /// Memory for writes that were acknowledged and are on their way to the device, in bytes (at least 1 MiB), for all volumes with
+    /// `cache=writeback` together. Writers wait at the bound.
+    #[must_use]
+    pub fn writeback_bytes(mut self, bytes: u64) -> Self {
+        self.writeback_bytes = bytes;
         self
     }
 

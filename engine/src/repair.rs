@@ -49,6 +49,8 @@ impl LocalPool {
             false => core.writable()?,
         }
         let alone = Alone::with(core)?;
+        // Closed volumes may have acknowledged writes on their way.
+        core.drain_all(false).await?;
         // What is being punched, or was handed out to a write whose client has gone, is in use for nobody who could be asked.
         core.given_back().await;
         if core.state.borrow().space.reserved() > 0 {

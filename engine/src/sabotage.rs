@@ -76,6 +76,16 @@ pub enum Sabotage {
     HolesWhileFilling,
     /// A filler's write goes over what is there by now.
     FillOver,
+    /// What was acknowledged from memory enters the tree in another order.
+    DrainOutOfOrder,
+    /// What goes around a backlog does not wait until it is empty.
+    PassBacklog,
+    /// A flush does not wait for the backlog.
+    FlushPastBacklog,
+    /// Reads do not look into the backlog.
+    ReadPastBacklog,
+    /// What was acknowledged from memory and cannot be written is forgotten.
+    ForgetUnwritten,
 }
 
 #[cfg(feature = "sim")]
@@ -90,7 +100,7 @@ mod switch {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 35] = {
+        pub const ALL: [Self; 40] = {
             use Sabotage::*;
             [
                 SkipCommitSync,
@@ -128,6 +138,11 @@ mod switch {
                 PassTheGate,
                 HolesWhileFilling,
                 FillOver,
+                DrainOutOfOrder,
+                PassBacklog,
+                FlushPastBacklog,
+                ReadPastBacklog,
+                ForgetUnwritten,
             ]
         };
     }

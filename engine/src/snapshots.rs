@@ -78,6 +78,7 @@ impl LocalPool {
         if targets.is_empty() {
             return Err(invalid("name at least one VOLUME@SNAPSHOT"));
         }
+        let quiet = self.quiet(targets.iter().map(|target| target.volume.as_str())).await?;
         self.admit(Need::New(targets.len() as u64)).await?;
         self.has_epochs()?;
         let versions = {
@@ -87,6 +88,7 @@ impl LocalPool {
                 let name = target.require_snapshot()?;
                 check_name("snapshot", name)?;
                 let volume = state.lineage.require_volume(&target.volume)?;
+                quiet.covers(volume)?;
                 volume.not_filling("take the snapshot")?;
                 if state.lineage.snapshot_named(volume.volume, name).is_some() {
                     return Err(exists(format!("{target} exists already")));
@@ -118,6 +120,7 @@ impl LocalPool {
     /// `Busy` while it is open, `NotFound`, `Invalid`, `ReadOnly`.
     pub async fn delete_snapshot(&self, target: &Target) -> Result<()> {
         let _name = target.require_snapshot()?;
+        let _quiet = self.quiet([target.volume.as_str()].into_iter()).await?;
         self.admit(Need::Delete(1)).await?;
         {
             let mut state = self.core.state.borrow_mut();
@@ -168,11 +171,13 @@ impl LocalPool {
     /// # Errors
     /// `Busy` while the volume is open, unless `force`, and while it fills; `NotFound`, `NoSpace`, `ReadOnly`.
     pub async fn revert(&self, volume: &str, snapshot: &str, force: bool) -> Result<VolumeInfo> {
+        let quiet = self.quiet([volume].into_iter()).await?;
         self.admit(Need::New(1)).await?;
         self.has_epochs()?;
         let volume_id = {
             let mut state = self.core.state.borrow_mut();
             let live = state.lineage.require_volume(volume)?;
+            quiet.covers(live)?;
             live.not_filling("revert it")?;
             let (live_id, volume_id) = (live.id, live.volume);
             let snapshot_id = state.lineage.require_snapshot(live, snapshot)?.id;

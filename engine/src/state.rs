@@ -237,6 +237,16 @@ impl State {
         Ok(upto)
     }
 
+    /// Turns blocks of one leaf into holes; where there is no leaf, nothing changes.
+    pub(crate) fn clear_of_leaf(&mut self, id: VersionId, start: u64, end: u64) -> Step<()> {
+        let Some(version) = self.lineage.get(id) else { return Ok(()) };
+        let tree = tree_of(version);
+        if start >= span(tree.depth) || self.hole_at(tree, start, 1)?.is_some() {
+            return Ok(());
+        }
+        self.clear_leaf(id, start, end)
+    }
+
     /// End of the hole that `block` lies in, if a pointer of at least height `lowest` over it is one.
     fn hole_at(&self, tree: Tree, block: u64, lowest: u32) -> Step<Option<u64>> {
         let mut pointer = tree.root;

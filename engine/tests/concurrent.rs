@@ -19,8 +19,8 @@ use std::{
 
 use allowed::{Content, NEVER};
 use cairn_engine::{
-    CheckReport, ErrorKind, IoBuf, Limits, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool, PoolOptions,
-    QosTarget, StorageKind, Target, VolumeOptions,
+    CacheMode, CheckReport, ErrorKind, IoBuf, Limits, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool,
+    PoolOptions, QosTarget, StorageKind, Target, VolumeOptions,
 };
 use panicking::end_on_panic;
 
@@ -58,6 +58,8 @@ struct Vol {
     limits: RefCell<Option<(Limits, Option<String>)>>,
     /// Held by operations that must not meet others of their kind.
     busy: Cell<bool>,
+    /// Its writes are acknowledged from memory, or were at some time: only its own flushes say something of it.
+    cached: Cell<bool>,
 }
 
 impl Vol {
@@ -70,6 +72,7 @@ impl Vol {
             snapshots: RefCell::default(),
             limits: RefCell::new(Some((Limits::default(), None))),
             busy: Cell::new(false),
+            cached: Cell::new(false),
         }
     }
 }
@@ -226,9 +229,18 @@ impl World {
         let start = self.now();
         vol.open.flush().await.unwrap();
         let reading = self.reads.borrow().first().copied().unwrap_or(NEVER);
-        for v in self.volumes.borrow().iter() {
+        for v in self.volumes.borrow().iter().filter(|v| v.name == vol.name || !v.cached.get()) {
             v.content.borrow_mut().committed(start, reading);
         }
+    }
+
+    /// From memory from here on, or from the device.
+    async fn cache(&self, vol: &Vol, rng: &mut Rng) {
+        let cache = [CacheMode::Direct, CacheMode::Writeback][rng.below(2) as usize];
+        vol.cached.set(vol.cached.get() || cache == CacheMode::Writeback);
+        let options = VolumeOptions { cache, ..VolumeOptions::default() };
+        let info = self.pool.set_options(&vol.name, options).await.unwrap();
+        assert_eq!(info.options.cache, cache);
     }
 
     async fn snapshot(&self, vol: &Vol) {
@@ -284,7 +296,9 @@ impl World {
         let _info = self.pool.clone_volume(&from, &name, None).await.unwrap();
         let open = self.pool.open(&name.parse().unwrap()).unwrap();
         let content = s.content.frozen(0, self.now());
-        self.volumes.borrow_mut().push(Rc::new(Vol::new(name, open, s.size, content)));
+        let clone = Vol::new(name, open, s.size, content);
+        clone.cached.set(true);
+        self.volumes.borrow_mut().push(Rc::new(clone));
     }
 
     async fn delete_volume(&self, rng: &mut Rng) {
@@ -433,7 +447,8 @@ impl World {
                         87..=89 => self.delete_snapshot(&vol, &mut rng).await,
                         90 | 91 => self.clone_one(&vol, &mut rng).await,
                         92 => self.revert(&vol, &mut rng).await,
-                        93 => self.resize(&vol, &mut rng).await,
+                        93 if rng.below(2) == 0 => self.resize(&vol, &mut rng).await,
+                        93 => self.cache(&vol, &mut rng).await,
                         94 => self.pool.checkpoint().await.unwrap(),
                         95 => self.check_pool().await,
                         98 => self.scrub_pool(&mut rng).await,
@@ -456,8 +471,12 @@ impl World {
     async fn run(self: Rc<Self>, seed: u64, workers: u64, steps: u32, crashes: bool) {
         for size in [3 * MIB, 300 * MIB, 40_000 * MIB] {
             let name = self.name("vol");
-            let open = self.pool.create_volume(&name, size, VolumeOptions::default()).await.unwrap();
-            self.volumes.borrow_mut().push(Rc::new(Vol::new(name, open, size, Content::default())));
+            let cache = if size == 300 * MIB { CacheMode::Direct } else { CacheMode::Writeback };
+            let options = VolumeOptions { cache, ..VolumeOptions::default() };
+            let open = self.pool.create_volume(&name, size, options).await.unwrap();
+            let volume = Vol::new(name, open, size, Content::default());
+            volume.cached.set(cache == CacheMode::Writeback);
+            self.volumes.borrow_mut().push(Rc::new(volume));
         }
         let tasks: Vec<_> = (0..workers)
             .map(|i| {

@@ -219,9 +219,9 @@ fn a_restore_that_goes_on_leaves_what_users_wrote() {
 fn only_filled_ends_it_and_that_is_durable() {
     on_both_storages(|storage| {
         let (_dir, path, pool, inner) = world(storage);
-        let options = VolumeOptions { sync: SyncMode::Always, filling: false };
+        let options = VolumeOptions { sync: SyncMode::Always, ..VolumeOptions::default() };
         let info = block_on(pool.set_options("db", options)).unwrap();
-        assert_eq!(info.options, VolumeOptions { sync: SyncMode::Always, filling: true });
+        assert_eq!(info.options, VolumeOptions { sync: SyncMode::Always, ..to_be_filled() });
         block_on(pool.checkpoint()).unwrap();
         assert!(is_filling(&pool));
         block_on(pool.filled("db")).unwrap();
@@ -231,9 +231,9 @@ fn only_filled_ends_it_and_that_is_durable() {
         let _bytes = std::fs::copy(&path, &copy).unwrap();
         let crashed = block_on(Pool::open(&copy, open_options(storage))).unwrap();
         assert!(!is_filling(&crashed));
-        let options = VolumeOptions { sync: SyncMode::Never, filling: true };
+        let options = VolumeOptions { sync: SyncMode::Never, ..to_be_filled() };
         let info = block_on(crashed.set_options("db", options)).unwrap();
-        assert_eq!(info.options, VolumeOptions { sync: SyncMode::Never, filling: false });
+        assert_eq!(info.options, VolumeOptions { sync: SyncMode::Never, ..VolumeOptions::default() });
         assert_eq!(kind(block_on(crashed.fill_requests("db"))), ErrorKind::Invalid);
         assert_eq!(kind(block_on(crashed.volume_to_fill("db"))), ErrorKind::Invalid);
     });

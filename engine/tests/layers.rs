@@ -26,9 +26,9 @@ const LAYERS: &[&[&str]] = &[
     &["journal"],
     &["sweep"],
     &["state"],
-    &["gate", "locks"],
+    &["gate", "locks", "writeback"],
     // The open pool: what is shared, and the tasks that keep it going.
-    &["core", "gather", "commit", "checkpoint", "background", "replay"],
+    &["core", "gather", "commit", "checkpoint", "background", "drain", "replay"],
     &["volume"],
     &["admin"],
     &["limiting"],

@@ -19,7 +19,8 @@ pub struct Options {
     pub in_flight_bytes: usize,
     /// Whether a write is committed before it is answered, whenever the front-end keeps the books of what is in flight (as QEMU does). Then
     /// a server that is killed and started again has lost nothing. Otherwise writes since the last flush can be lost with it as in a
-    /// power cut, of which the guest, which goes on running, knows nothing: choose that only for guests that end with their server.
+    /// power cut, of which the guest, which goes on running, knows nothing: choose that only for guests that end with their server. With it, a
+    /// volume's `cache=writeback` makes no difference to such front-ends.
     pub survive_kill: bool,
     /// Whether drivers may only read, whatever they are served.
     pub read_only: bool,

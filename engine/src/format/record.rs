@@ -9,7 +9,7 @@ use crate::{
         node::FANOUT,
         sheet::Sheet,
     },
-    info::{SyncMode, VolumeOptions},
+    info::{CacheMode, SyncMode, VolumeOptions},
     units::{BlockIndex, PhysicalBlock, VersionId, VolumeId},
 };
 
@@ -58,6 +58,8 @@ pub(crate) enum Record<'a> {
 
 /// The bit of the options' byte that says that a volume is filling.
 const FILLING: u8 = 0x80;
+/// The bit that says that its writes are acknowledged from memory.
+const WRITEBACK: u8 = 0x40;
 
 /// A volume's options, as records and the version table have them.
 pub(crate) fn options_code(options: &VolumeOptions) -> u8 {
@@ -66,18 +68,20 @@ pub(crate) fn options_code(options: &VolumeOptions) -> u8 {
         SyncMode::Flush => 2,
         SyncMode::Never => 3,
     };
-    if options.filling { sync | FILLING } else { sync }
+    let cache = if options.cache == CacheMode::Writeback { WRITEBACK } else { 0 };
+    sync | cache | if options.filling { FILLING } else { 0 }
 }
 
 /// The options of a byte; `None` for one with bits that mean nothing.
 pub(crate) fn options_of(code: u8) -> Option<VolumeOptions> {
-    let sync = match code & !FILLING {
+    let sync = match code & !(FILLING | WRITEBACK) {
         1 => SyncMode::Always,
         2 => SyncMode::Flush,
         3 => SyncMode::Never,
         _ => return None,
     };
-    Some(VolumeOptions { sync, filling: code & FILLING != 0 })
+    let cache = if code & WRITEBACK == 0 { CacheMode::Direct } else { CacheMode::Writeback };
+    Some(VolumeOptions { sync, cache, filling: code & FILLING != 0 })
 }
 
 impl<'a> Record<'a> {
@@ -243,7 +247,7 @@ mod tests {
     #[test]
     fn every_record_round_trips_and_none_survives_truncation() {
         let v = VersionId(5);
-        let options = VolumeOptions { sync: SyncMode::Always, filling: true };
+        let options = VolumeOptions { sync: SyncMode::Always, cache: CacheMode::Writeback, filling: true };
         let records = [
             Record::Write {
                 version: v,
@@ -296,7 +300,7 @@ mod tests {
     #[test]
     fn an_options_byte_says_all_or_is_refused() {
         let known: Vec<u8> = (0..=u8::MAX).filter(|code| options_of(*code).is_some()).collect();
-        assert_eq!(known, [0x01, 0x02, 0x03, 0x81, 0x82, 0x83]);
+        assert_eq!(known, [0x01, 0x02, 0x03, 0x41, 0x42, 0x43, 0x81, 0x82, 0x83, 0xc1, 0xc2, 0xc3]);
         for code in known {
             assert_eq!(options_of(code).map(|o| options_code(&o)), Some(code));
         }

@@ -212,7 +212,8 @@ fn journal_seeds() -> Vec<Seed> {
         ("no_record", no_record()),
         ("neither_last_nor_not", neither_last_nor_not()),
         ("filling_and_filled", filling(0x81)),
-        ("options_without_a_meaning", filling(0xc1)),
+        ("filling_and_writeback", filling(0xc1)),
+        ("options_without_a_meaning", filling(0xa1)),
     ];
     named.chain(foreign.map(|(name, script)| ("journal", name, script))).collect()
 }
@@ -236,7 +237,8 @@ fn neither_last_nor_not() -> Vec<u8> {
 
 /// A volume is made with an options byte, and later is full.
 fn filling(code: u8) -> Vec<u8> {
-    let (version, options) = (VersionId(5), VolumeOptions { sync: SyncMode::Always, filling: true });
+    let (version, options) =
+        (VersionId(5), VolumeOptions { sync: SyncMode::Always, filling: true, ..VolumeOptions::default() });
     let full = VolumeOptions { filling: false, ..options.clone() };
     let create = Record::Create { volume: VolumeId(1), version, created_ms: 3, size: 1 << 20, options, name: "db" };
     let mut script = Script::new(8, 0, 1).group(0, 1, &[create, Record::Options { version, options: full }]).0;

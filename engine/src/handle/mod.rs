@@ -414,10 +414,12 @@ impl LocalPool {
         let core = self.core;
         OPEN.with_borrow_mut(FxHashMap::clear);
         core.closing.set(true);
+        core.backlogs.turn_off();
+        let drained = core.drain_all(true).await;
         while !core.note_credits() && core.flush().await.is_ok() {}
         let outcome = if core.opened_read_only.get() { Ok(()) } else { core.checkpoint().await };
         core.reactor.stop();
-        outcome
+        drained.and(outcome)
     }
 }
 

@@ -86,12 +86,14 @@ pub(crate) struct Permit {
     pieces: Cell<u64>,
     /// The tree was told of its end.
     left: Cell<bool>,
+    /// Its client has its answer.
+    answered: Cell<bool>,
 }
 
 impl Permit {
     pub(super) fn new(qos: Rc<Qos>, meter: Rc<Meter>, request: Request, began: Nanos) -> Self {
         meter.began();
-        Self { qos, meter, request, began, pieces: Cell::new(1), left: Cell::new(false) }
+        Self { qos, meter, request, began, pieces: Cell::new(1), left: Cell::new(false), answered: Cell::new(false) }
     }
 
     /// It makes room for others: it is over, or waits for something else than the device.
@@ -103,6 +105,13 @@ impl Permit {
         self.qos.tree.borrow_mut().done(self.meter.leaf(), self.request, self.qos.now());
         if !self.qos.waiting.borrow().is_empty() {
             self.qos.pump();
+        }
+    }
+
+    /// Its client is answered; it goes on counting as under way.
+    pub(crate) fn answer(&self) {
+        if !self.answered.replace(true) {
+            self.meter.ended(&self.request, self.qos.now().saturating_sub(self.began));
         }
     }
 
@@ -138,7 +147,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.meter.ended(&self.request, self.qos.now().saturating_sub(self.began));
+        self.answer();
         self.leave();
     }
 }

@@ -55,13 +55,14 @@ impl Space {
 
     /// Whether growth should begin before it is needed: little is left ahead that is backed and free.
     pub(crate) fn wants_backing(&self, ahead: u64) -> bool {
-        self.backed_free < ahead && self.next_unbacked().is_some()
+        self.backed_free < ahead + self.kept && self.next_unbacked().is_some()
     }
 
     /// Backed segments, other than the cursor's, of which every block is free, at most `limit`. They are taken out of use until
     /// [`Space::gave_back`].
     pub(crate) fn take_empty_segments(&mut self, limit: usize) -> Vec<u64> {
-        if !self.thin {
+        // What was acknowledged counts on room that the file has.
+        if !self.thin || self.kept > 0 {
             return Vec::new();
         }
         let first = self.data_start.div_ceil(SEGMENT);

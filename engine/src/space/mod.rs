@@ -38,6 +38,8 @@ const LONGEST_RUN: u64 = 4096;
 pub(crate) enum Purpose {
     /// New data: leaves the reserve alone.
     Data,
+    /// Data that was acknowledged, whose blocks are kept back for it.
+    Backlog,
     /// Data that replaces data owned by the same volume: may use half of the reserve, since as much comes free.
     Overwrite,
     /// Nodes and tables of a checkpoint: may use everything.
@@ -89,6 +91,8 @@ pub(crate) struct Space {
     promised: u64,
     /// Nodes that writes under way will dirty at most.
     expected: u64,
+    /// What writes that were acknowledged will need: blocks, and nodes that they will dirty at most.
+    kept: u64,
     open: Vec<Run>,
     sealed: VecDeque<Released>,
     nodes_open: Vec<Run>,
@@ -135,6 +139,7 @@ impl Space {
             reserve: (blocks / 64).clamp(blocks.min(256), 65_536),
             promised: 0,
             expected: 0,
+            kept: 0,
             open: Vec::new(),
             sealed: VecDeque::new(),
             nodes_open: Vec::new(),
@@ -186,8 +191,9 @@ impl Space {
     fn floor(&self, purpose: Purpose) -> u64 {
         match purpose {
             Purpose::Data if broken(Sabotage::NoReserve) => 0,
-            Purpose::Data => self.promised + self.expected + self.reserve,
-            Purpose::Overwrite => self.promised + self.expected + self.reserve / 2,
+            Purpose::Data => self.promised + self.expected + self.kept + self.reserve,
+            Purpose::Overwrite => self.promised + self.expected + self.kept + self.reserve / 2,
+            Purpose::Backlog => self.promised + self.expected,
             Purpose::Metadata => 0,
         }
     }
@@ -223,6 +229,27 @@ impl Space {
     /// These nodes are dirty now, or will not be.
     pub(crate) fn expect_no_more(&mut self, nodes: u64) {
         self.expected -= nodes;
+    }
+
+    /// Keeps blocks back for a write that is about to be acknowledged, if there are so many beside the reserve. They are handed out for
+    /// [`Purpose::Backlog`], and handed back to [`Space::let_go`] as they are.
+    pub(crate) fn try_keep_back(&mut self, blocks: u64) -> bool {
+        let there = self.room(Purpose::Data) >= blocks;
+        if there {
+            self.kept += blocks;
+        }
+        there
+    }
+
+    /// Blocks that were handed out for an acknowledged write were not used, and are kept back again.
+    pub(crate) fn keep_back(&mut self, blocks: u64) {
+        self.kept += blocks;
+    }
+
+    /// These are no longer kept back.
+    pub(crate) fn let_go(&mut self, blocks: u64) {
+        debug_assert!(blocks <= self.kept, "more is let go of than was kept back");
+        self.kept = self.kept.saturating_sub(blocks);
     }
 
     /// Hands out one run of 1 to `want` blocks ahead of the cursor.
@@ -409,7 +436,7 @@ impl Space {
 
     /// Whether fewer than `blocks` are there beside what checkpoints need, with their room in the file.
     pub(crate) fn is_short_of(&self, blocks: u64) -> bool {
-        self.backed_free < self.promised + self.expected + blocks
+        self.backed_free < self.promised + self.expected + self.kept + blocks
     }
 
     /// A data block is no longer in use; its record belongs to the open group.

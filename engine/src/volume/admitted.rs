@@ -58,10 +58,12 @@ impl LocalVolume {
         self.admit(Kind::Read, length as u64).await.read(offset, length).await
     }
 
-    /// Writes `data` at `offset`. Acknowledged when the device has it; with `fua` (or `sync=always`), when it is committed.
+    /// Writes `data` at `offset`. Acknowledged when the device has it, or with `cache=writeback` when it is in memory and on its way; with `fua` (or
+    /// `sync=always`), when it is committed.
     ///
     /// # Errors
-    /// `Invalid`, `ReadOnly`, `NoSpace` (nothing was changed for the blocks that found no room), `Io`.
+    /// `Invalid`, `ReadOnly`, `NoSpace` (nothing was changed for the blocks that found no room), `Io`; with `cache=writeback` also what kept an
+    /// earlier write, which had been acknowledged, from being carried out: until the volume is closed by all and opened again.
     pub async fn write(&self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
         let _volume = self.check_write("write", offset, data.len() as u64)?;
         self.admit(Kind::Write, data.len() as u64).await.write(offset, data, fua).await
@@ -86,7 +88,7 @@ impl LocalVolume {
         self.admit(Kind::Discard, length).await.write_zeroes(offset, length, fua).await
     }
 
-    /// Commits everything acknowledged before, through whatever handle.
+    /// Commits everything acknowledged before, through whatever handle; of volumes with `cache=writeback`, of this one alone.
     ///
     /// # Errors
     /// `ReadOnly` when the pool has stopped taking writes after a failure, `Io` for that failure itself.
@@ -141,7 +143,10 @@ impl Admitted {
     /// As [`LocalVolume::write`]; `Invalid` for another request than was admitted, or for more.
     pub async fn write(&mut self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
         self.take(Kind::Write, data.len() as u64)?;
-        self.volume.write_now(offset, data, fua).await
+        // What is acknowledged from memory is under way until its last part is in the tree.
+        let mut none = None;
+        let permit = if self.left == 0 { &mut self.permit } else { &mut none };
+        self.volume.write_now(offset, data, fua, permit).await
     }
 
     /// Carries out what was admitted, or the next part of it, as a discard.

@@ -41,6 +41,11 @@ impl LocalVolume {
             push(&mut page.extents, offset, end, ExtentKind::Data);
             return Ok(page);
         }
+        // What is in memory is data, too.
+        let _through = match self.volume() {
+            Ok(volume) if !self.backlog().is_empty() => Some(self.core().go_around(volume, self.backlog()).await?),
+            _ => None,
+        };
         let new = || self.with_version(|v| v.id);
         let (changes, reached) = changes(self.core(), old, new, offset / BLOCK, blocks_for(end)).await?;
         let reached = (reached * BLOCK).min(end);

@@ -39,7 +39,7 @@ impl LocalVolume {
     }
 
     /// Writes where nothing is yet, and leaves out zeros. What is still on its way when the volume becomes full is left out, too.
-    pub(super) async fn write_to_holes(&self, volume: VolumeId, offset: u64, data: IoBuf) -> Result<()> {
+    pub(super) async fn write_to_holes(&self, volume: VolumeId, offset: u64, data: Rc<IoBuf>) -> Result<()> {
         if !self.with_version(|v| v.options.filling)? {
             return Err(invalid(format!("{} is full by now: open it anew to write to it", self.name())));
         }
@@ -55,9 +55,9 @@ impl LocalVolume {
         if !whole.len().is_multiple_of(BLOCK_SIZE) {
             let mut padded = IoBuf::zeroed(whole.len().next_multiple_of(BLOCK_SIZE));
             padded[..whole.len()].copy_from_slice(&whole);
-            whole = padded;
+            whole = Rc::new(padded);
         }
-        let (data, mut at) = (Rc::new(whole), 0);
+        let (data, mut at) = (whole, 0);
         for run in data.chunks(BLOCK_SIZE).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
             let range = at..at + run.len() * BLOCK_SIZE;
             at = range.end;

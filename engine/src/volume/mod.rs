@@ -7,6 +7,7 @@ mod admitted;
 mod extents;
 mod filler;
 mod gated;
+mod put;
 mod read;
 
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use crate::{
     gate::Gate,
     gather::Reserved,
     info::SyncMode,
-    qos::meter::Meter,
+    qos::{Permit, meter::Meter},
     sabotage::{Sabotage, broken},
     space::Purpose,
     state::{Need, State, tree_of},
@@ -29,6 +30,7 @@ use crate::{
     tree::lookup,
     units::{BLOCK, BLOCK_SIZE, SECTOR, VersionId, VolumeId, blocks_for},
     versions::{Floor, Version},
+    writeback::Backlog,
 };
 
 /// Changes in one page of an extent list.
@@ -59,6 +61,8 @@ struct Attachment {
     role: Role,
     /// Of the volume, also where a snapshot of it is open.
     meter: Rc<Meter>,
+    /// Of the volume; that of a snapshot is always empty.
+    backlog: Rc<Backlog>,
 }
 
 impl Drop for Attachment {
@@ -103,22 +107,38 @@ enum Merged {
 
 impl LocalVolume {
     pub(crate) fn new(core: Rc<Core>, opened: Opened, name: String, role: Role) -> Self {
-        {
+        let first = {
             let mut attached = core.attached.borrow_mut();
-            *match opened {
+            let handles = match opened {
                 Opened::Volume(id) => attached.volumes.entry(id).or_default(),
                 Opened::Snapshot(id) => attached.snapshots.entry(id).or_default(),
-            } += 1;
-        }
+            };
+            *handles += 1;
+            *handles == 1
+        };
         let meter = core.qos.meter(match opened {
             Opened::Volume(id) => id,
             Opened::Snapshot(id) => core.state.borrow().lineage.get(id).map_or(VolumeId(0), |version| version.volume),
         });
-        Self { attachment: Rc::new(Attachment { core, opened, name, role, meter }), background: false }
+        let backlog = match opened {
+            Opened::Volume(id) => core.backlogs.of(id),
+            Opened::Snapshot(_) => Rc::default(),
+        };
+        if let Opened::Volume(id) = opened {
+            core.apply_cache(id, &backlog);
+            if first {
+                core.try_again(id, &backlog, false);
+            }
+        }
+        Self { attachment: Rc::new(Attachment { core, opened, name, role, meter, backlog }), background: false }
     }
 
     fn core(&self) -> &Rc<Core> {
         &self.attachment.core
+    }
+
+    fn backlog(&self) -> &Rc<Backlog> {
+        &self.attachment.backlog
     }
 
     /// The name under which it was opened: `volume` or `volume@snapshot`.
@@ -192,15 +212,23 @@ impl LocalVolume {
 
     // ---- writing ----
 
-    async fn write_now(&self, offset: u64, data: IoBuf, fua: bool) -> Result<()> {
+    /// `permit` is taken when the write goes on beyond its acknowledgement.
+    async fn write_now(&self, offset: u64, data: IoBuf, fua: bool, permit: &mut Option<Permit>) -> Result<()> {
         let length = data.len() as u64;
         let volume = self.check_write("write", offset, length)?;
         self.fill(offset, offset + length).await?;
+        let data = Rc::new(data);
+        // A filler's write may come when the volume is full: it has to be left out.
+        let from_memory = self.backlog().is_on() && length > 0 && !self.is_filler();
+        if from_memory && self.write_from_memory(volume, offset, &data, fua, permit).await? {
+            return Ok(());
+        }
+        let _through = self.core().go_around(volume, self.backlog()).await?;
         self.core().admit().await?;
         if self.is_filler() {
             self.write_to_holes(volume, offset, data).await?;
         } else if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
-            self.write_blocks(volume, offset / BLOCK, Rc::new(data)).await?;
+            self.write_blocks(volume, offset / BLOCK, data).await?;
         } else {
             self.write_unaligned(volume, offset, &data).await?;
         }
@@ -218,8 +246,17 @@ impl LocalVolume {
             return Ok(());
         }
         match self.with_version(|v| v.options.sync)? {
-            SyncMode::Never => self.core().writable(),
-            SyncMode::Flush | SyncMode::Always => self.core().flush().await,
+            SyncMode::Never => {
+                self.core().writable()?;
+                self.backlog().failure().map_or(Ok(()), Err)
+            }
+            SyncMode::Flush | SyncMode::Always => {
+                let backlog = self.backlog();
+                if !backlog.is_empty() && !broken(Sabotage::FlushPastBacklog) {
+                    self.core().drained(backlog, backlog.taken()).await?;
+                }
+                self.core().flush().await
+            }
         }
     }
 
@@ -452,6 +489,7 @@ impl LocalVolume {
             let end = self.with_version(|v| end_of_whole_blocks(v, offset + length))?;
             self.fill(blocks_for(offset) * BLOCK, end * BLOCK).await?;
         }
+        let _through = self.core().go_around(volume, self.backlog()).await?;
         self.core().admit().await?;
         let _end = self.clear(volume, blocks_for(offset), offset + length).await?;
         self.core().commit_if_large();
@@ -462,6 +500,7 @@ impl LocalVolume {
         let volume = self.check_write("write of zeros", offset, length)?;
         self.makes_holes()?;
         self.fill(offset, offset + length).await?;
+        let _through = self.core().go_around(volume, self.backlog()).await?;
         self.core().admit().await?;
         let (start, end) = (blocks_for(offset), offset + length);
         let zeros = [0; BLOCK_SIZE];

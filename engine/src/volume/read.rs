@@ -46,15 +46,33 @@ impl LocalVolume {
         }
         let first = offset / BLOCK;
         let count = blocks_for(offset + length as u64) - first;
-        let (blocks, guard) = self.look_up(first, count).await?;
-        let mut buf = self.fetch(first, &blocks, permit).await?;
-        drop(guard);
+        let mut buf = self.read_blocks(first, count, permit).await?;
         let head = (offset % BLOCK) as usize;
         if head != 0 {
             let _len = buf.len();
             buf.copy_within(head..head + length, 0);
         }
         buf.truncate(length);
+        Ok(buf)
+    }
+
+    /// Whole blocks, from the backlog and the tree. The backlog is looked at first: what it lacks at that moment is in the tree.
+    async fn read_blocks(&self, first: u64, count: u64, permit: Option<&Permit>) -> Result<IoBuf> {
+        let over = self.backlog().overlay(first, count).filter(|_| !broken(Sabotage::ReadPastBacklog));
+        let Some(over) = over else {
+            let (blocks, guard) = self.look_up(first, count).await?;
+            let buf = self.fetch(first, &blocks, permit).await;
+            drop(guard);
+            return buf;
+        };
+        if over.is_whole() {
+            return Ok(over.bytes());
+        }
+        let (mut blocks, guard) = self.look_up(first, count).await?;
+        over.hide(&mut blocks);
+        let mut buf = self.fetch(first, &blocks, permit).await?;
+        drop(guard);
+        over.lay_over(&mut buf);
         Ok(buf)
     }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, Target, Volume,
-    VolumeOptions,
+    BLOCK, CacheMode, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind,
+    Target, Volume, VolumeOptions,
 };
 
 /// A step of a history.
@@ -145,7 +145,9 @@ impl World {
             _ => 2 * MIB,
         };
         let name = self.name("vol");
-        drop(self.pool().create_volume(&name, size, VolumeOptions::default()).await.unwrap());
+        let cache = if (a / 5).is_multiple_of(2) { CacheMode::Writeback } else { CacheMode::Direct };
+        let options = VolumeOptions { cache, ..VolumeOptions::default() };
+        drop(self.pool().create_volume(&name, size, options).await.unwrap());
         self.volumes.push(Live { name, size, content: Content::new(), snapshots: Vec::new() });
     }
 
@@ -334,11 +336,12 @@ impl World {
         self.pool = Some(Pool::open(&self.path, options).await.unwrap());
     }
 
-    /// A copy of the file after a flush is what a crash would leave: opened, it must hold everything.
+    /// A copy of the file after flushes is what a crash would leave: opened, it must hold everything.
     async fn crash(&mut self) {
-        let name = self.volumes[0].name.clone();
-        let volume = self.volume(&name).await;
-        volume.flush().await.unwrap();
+        let names: Vec<String> = self.volumes.iter().map(|v| v.name.clone()).collect();
+        for name in names {
+            self.volume(&name).await.flush().await.unwrap();
+        }
         let copy = self.path.with_extension("crashed");
         std::fs::copy(&self.path, &copy).unwrap();
         let pool = Pool::open(&copy, OpenOptions::new().storage(self.storage)).await.unwrap();

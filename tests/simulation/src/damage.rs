@@ -48,8 +48,8 @@ fn prepare(seed: u64) -> Result<(Image, Vec<Family>), String> {
                 sizes: &[1, 3, 300],
                 longest: 40,
                 writes: 45,
-                flush_series: 0,
                 restores: seed % 4 == 3,
+                ..Habits::default()
             };
             let shared = Rc::new(Shared {
                 pool: pool.clone(),

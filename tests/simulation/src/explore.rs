@@ -60,7 +60,7 @@ impl Explored {
 
 /// How the run of a seed is: every kind of pool comes up.
 fn habits(seed: u64) -> (Habits, u64, usize) {
-    let small = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, restores: false };
+    let small = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, ..Habits::default() };
     match seed % 6 {
         0 => (Habits { sizes: &[1, 3, 300, 70_000], ..small }, 32 * MIB, 2),
         1 => (Habits { longest: 1200, writes: 70, sizes: &[8, 16], ..small }, 32 * MIB, 2),
@@ -83,6 +83,7 @@ struct Run {
 fn record(plan: &Plan) -> Result<Run, String> {
     let (mut habits, bytes, clients) = habits(plan.seed);
     habits.restores = plan.seed / 6 % 2 == 1;
+    let habits = habits.with_writeback(plan.seed / 12 % 2 == 1);
     let disk = Disk::new(bytes, plan.seed);
     disk.set_faults(calm());
     disk.record();

@@ -28,6 +28,8 @@ pub(crate) struct History {
     /// The state at the start.
     pub(crate) base: Family,
     pub(crate) steps: Vec<Step>,
+    /// Its one volume acknowledges from memory: what others made durable says nothing of it, and nothing orders it among them.
+    pub(crate) writeback: bool,
     /// The state after all steps, and after all but the last.
     now: Family,
     before: Family,
@@ -44,7 +46,7 @@ pub(crate) struct Place {
 impl History {
     /// A history that begins with `base`.
     pub(crate) fn from(base: Family) -> Self {
-        Self { now: base.clone(), before: base.clone(), base, steps: Vec::new() }
+        Self { now: base.clone(), before: base.clone(), base, steps: Vec::new(), writeback: false }
     }
 
     /// The state that the client expects.
@@ -199,7 +201,7 @@ fn durable(histories: &[&History], moment: usize) -> Vec<usize> {
             }
         }
     }
-    for (family, history) in histories.iter().enumerate() {
+    for (family, history) in histories.iter().enumerate().filter(|(_, history)| !history.writeback) {
         let before = history.steps.iter().take_while(|s| s.ended.is_some_and(|(tick, _)| tick < latest)).count();
         least[family] = least[family].max(before);
     }
@@ -216,7 +218,7 @@ pub(crate) fn check(histories: &[&History], found: &[Family], moment: usize) -> 
     // What is there for certain must not have begun after the end of something that is certainly not there.
     for (i, here) in histories.iter().enumerate() {
         let Some(last) = here.steps[..places[i].least].iter().rfind(|s| s.effect.is_change()) else { continue };
-        for (j, there) in histories.iter().enumerate() {
+        for (j, there) in histories.iter().enumerate().filter(|(_, there)| !there.writeback) {
             let from = places[j].most + usize::from(places[j].within);
             let missing = there.steps[from..].iter().find(|s| s.effect.is_change());
             if let Some(missing) = missing

@@ -29,13 +29,13 @@ const MOST: u64 = 150;
 /// What did not hold.
 pub fn operations(input: &[u8]) -> Result<bool, String> {
     let [kind, cut, choices @ ..] = input else { return Ok(false) };
-    let plain = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, restores: false };
+    let plain = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, ..Habits::default() };
     let habits = match kind % 3 {
         0 => plain,
         1 => Habits { sizes: &[300, 70_000], writes: 25, ..plain },
         _ => Habits { sizes: &[8, 16], longest: 1000, writes: 70, ..plain },
     };
-    let habits = Habits { restores: *kind >= 128, ..habits };
+    let habits = Habits { restores: *kind >= 128, ..habits }.with_writeback(*kind / 32 % 4 == 3);
     let (disk, history) = (Disk::new(32 * MIB, 1), Rc::<RefCell<History>>::default());
     let (kept, choices) = (history.clone(), Choices::Bytes(choices.iter().copied().collect()));
     let ended = caught(|| {

@@ -79,7 +79,7 @@ fn faults(rng: &mut Rng, bytes: u64) -> Faults {
 }
 
 fn habits(rng: &mut Rng) -> Habits {
-    let plain = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, restores: false };
+    let plain = Habits { volumes: 4, sizes: &[1, 2, 3], longest: 60, writes: 45, flush_series: 0, ..Habits::default() };
     match rng.below(6) {
         0 => Habits { sizes: &[1, 3, 300, 70_000], ..plain },
         1 => Habits { longest: 1500, writes: 75, sizes: &[8, 16, 24], ..plain },
@@ -108,7 +108,7 @@ fn run(seed: u64) -> Result<Outcome, String> {
             0 => Disk::with_all_room(bytes, rng.next_u64()),
             _ => Disk::new(bytes, rng.next_u64()),
         },
-        habits: Habits { restores: seed % 3 == 2, ..habits(&mut rng) },
+        habits: Habits { restores: seed % 3 == 2, ..habits(&mut rng) }.with_writeback(seed % 4 == 1),
         histories: (0..clients).map(|_| Rc::default()).collect(),
         tick: Rc::new(Cell::new(1)),
         operations: Rc::default(),
@@ -286,6 +286,7 @@ impl World {
         if pool.stats().read_only.is_some() {
             return Ok(());
         }
+        write_what_failed(machine, pool).await?;
         let plan = pool.plan_repair(true, |_, _| {}).await.map_err(|e| format!("planning a repair: {e}"))?;
         // What was found before the checkpoint may have been of the one before.
         let done = match pool.repair(&plan, |_, _| {}).await {
@@ -308,6 +309,7 @@ impl World {
             return Ok(());
         }
         restore::stop_all(pool).await?;
+        write_what_failed(machine, pool).await?;
         pool.wait_deleted().await.map_err(|e| format!("deletion on a mended disk: {e}"))?;
         give_back_what_counts_as_used(machine, pool).await?;
         check_clean(pool, true, "on a mended disk").await?;
@@ -381,6 +383,20 @@ async fn give_back_what_counts_as_used(machine: &Machine, pool: &LocalPool) -> R
         let _report = pool.repair(&plan, |_, _| {}).await.map_err(|e| format!("repairing: {e}"))?;
     }
     Ok(())
+}
+
+/// What was acknowledged from memory and could not be written is written on a calm disk, when its client knows and the volume is opened anew.
+async fn write_what_failed(machine: &Machine, pool: &LocalPool) -> Result<(), String> {
+    if pool.checkpoint().await.is_ok() {
+        return Ok(());
+    }
+    // Reads that were left in flight have their volumes open.
+    machine.reactor().sleep(Duration::from_secs(3600)).await;
+    for volume in pool.list_volumes() {
+        // One that is filling has nothing in memory.
+        drop(volume.name.parse().map(|name| pool.open(&name)));
+    }
+    pool.checkpoint().await.map_err(|e| format!("what had failed fails on a calm disk: {e}"))
 }
 
 /// Runs until the first of two is done.

@@ -50,6 +50,32 @@ fn volumes_that_are_filled() {
     some_of(11, 60, 41);
 }
 
+/// The same kinds of runs, with writes that are acknowledged from memory.
+#[test]
+fn from_memory_large_volumes() {
+    some_of(12, 60, 13);
+}
+
+#[test]
+fn from_memory_full_pools() {
+    some_of(13, 60, 23);
+}
+
+#[test]
+fn from_memory_many_small_commits() {
+    some_of(14, 60, 7);
+}
+
+#[test]
+fn from_memory_small_volumes() {
+    some_of(17, 60, 13);
+}
+
+#[test]
+fn from_memory_volumes_that_were_filled() {
+    some_of(23, 60, 41);
+}
+
 /// Each block of a pool damaged in turn: refused, reported or harmless, never wrong.
 #[test]
 fn damage_everywhere() {

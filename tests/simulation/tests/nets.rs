@@ -23,7 +23,7 @@ use cairn_simulation::{
 use support::{Renamed, SLOW, micros, refused, run, set_latency};
 
 /// Rule, net, and how many seeds the net may take.
-const CAUGHT: [(Sabotage, Net, u64); 28] = [
+const CAUGHT: [(Sabotage, Net, u64); 33] = [
     (SkipCommitSync, Simulation, 400),
     (AckFlushEarly, Simulation, 400),
     (SkipCheckpointSync, Simulation, 400),
@@ -52,6 +52,11 @@ const CAUGHT: [(Sabotage, Net, u64); 28] = [
     (PassTheGate, Simulation, 400),
     (HolesWhileFilling, Simulation, 400),
     (FillOver, Simulation, 400),
+    (DrainOutOfOrder, Simulation, 400),
+    (PassBacklog, Simulation, 400),
+    (FlushPastBacklog, Simulation, 400),
+    (ReadPastBacklog, Simulation, 400),
+    (ForgetUnwritten, Simulation, 400),
 ];
 
 #[test]

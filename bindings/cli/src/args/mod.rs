@@ -9,7 +9,7 @@ mod snapshot;
 mod top;
 mod volume;
 
-use cairn_engine::{StorageKind, SyncMode};
+use cairn_engine::{CacheMode, StorageKind, SyncMode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -104,6 +104,24 @@ impl From<Sync> for SyncMode {
             Sync::Always => Self::Always,
             Sync::Flush => Self::Flush,
             Sync::Never => Self::Never,
+        }
+    }
+}
+
+/// From where writes of a volume are acknowledged.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Cache {
+    /// When the device has them
+    Direct,
+    /// From memory, as a disk with a volatile cache does: a crash loses the latest writes that were not flushed
+    Writeback,
+}
+
+impl From<Cache> for CacheMode {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::Direct => Self::Direct,
+            Cache::Writeback => Self::Writeback,
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-use super::Sync;
+use super::{Cache, Sync};
 use crate::size;
 
 #[derive(Debug, Subcommand)]
@@ -54,13 +54,17 @@ pub(crate) enum VolumeCommand {
     },
     /// Change the options of a volume
     #[command(after_help = "Examples:
-  cairn volume set db --sync always")]
+  cairn volume set db --sync always
+  cairn volume set scratch --cache writeback")]
     Set {
         /// The volume
         name: String,
         /// When its writes reach stable storage
-        #[arg(long, value_name = "WHEN")]
-        sync: Sync,
+        #[arg(long, value_name = "WHEN", required_unless_present = "cache")]
+        sync: Option<Sync>,
+        /// From where its writes are acknowledged
+        #[arg(long, value_name = "FROM")]
+        cache: Option<Cache>,
     },
     /// Delete a volume; clones made from its snapshots live on
     #[command(after_help = "Examples:
@@ -106,6 +110,9 @@ pub(crate) struct CreateVolume {
     /// When its writes reach stable storage
     #[arg(long, value_name = "WHEN", default_value = "flush")]
     pub(crate) sync: Sync,
+    /// From where its writes are acknowledged
+    #[arg(long, value_name = "FROM", default_value = "direct")]
+    pub(crate) cache: Cache,
 }
 
 /// Formats of disk images.
@@ -132,6 +139,9 @@ pub(crate) struct ImportArgs {
     /// When its writes reach stable storage
     #[arg(long, value_name = "WHEN", default_value = "flush")]
     pub(crate) sync: Sync,
+    /// From where its writes are acknowledged
+    #[arg(long, value_name = "FROM", default_value = "direct")]
+    pub(crate) cache: Cache,
     /// Read the files that the image refers to as well: only for images whose maker you trust with this machine's files
     #[arg(long, requires = "format")]
     pub(crate) allow_backing: bool,

@@ -1,6 +1,6 @@
 //! Volumes, snapshots and pools as people read them.
 
-use cairn_engine::{Event, PoolStats, SnapshotInfo, SyncMode, VolumeInfo};
+use cairn_engine::{CacheMode, Event, PoolStats, SnapshotInfo, SyncMode, VolumeInfo};
 
 use crate::{
     output::{Fields, Side, Table},
@@ -13,6 +13,13 @@ pub(super) fn sync_name(sync: SyncMode) -> &'static str {
         SyncMode::Always => "always",
         SyncMode::Flush => "flush",
         SyncMode::Never => "never",
+    }
+}
+
+pub(super) fn cache_name(cache: CacheMode) -> &'static str {
+    match cache {
+        CacheMode::Direct => "direct",
+        CacheMode::Writeback => "writeback",
     }
 }
 
@@ -30,6 +37,7 @@ pub(super) fn volume(volume: &VolumeInfo) -> Fields {
         .add("snapshots", volume.snapshots)
         .add("attached", volume.attached)
         .add("sync", sync_name(volume.options.sync))
+        .add("cache", cache_name(volume.options.cache))
         .add_some("parent", volume.parent.as_ref())
         .add("created", iso_utc(volume.created_ms))
         .add("id", format!("{} (version {})", volume.id.0, volume.version.0));
@@ -108,7 +116,15 @@ pub(super) fn pool(stats: &PoolStats) -> Fields {
         .add("deleting", stats.deleting)
         .add("branch points", stats.branch_points)
         .add("journal", format!("{} of {}", Bytes(stats.journal_used), Bytes(stats.journal_size)))
-        .add("memory", format!("{} cached, {} dirty", Bytes(stats.cache_memory), Bytes(stats.dirty_memory)))
+        .add(
+            "memory",
+            format!(
+                "{} cached, {} dirty, {} acknowledged and on its way",
+                Bytes(stats.cache_memory),
+                Bytes(stats.dirty_memory),
+                Bytes(stats.writeback_memory)
+            ),
+        )
         .add("checkpoint", stats.checkpoint)
         .add("checksum errors", stats.checksum_errors)
         .add(
@@ -135,6 +151,7 @@ pub(super) fn event(event: &Event) -> String {
         Event::Watermark { percent, above: false } => format!("usage fell below {percent} %"),
         Event::Corrupt { what } => format!("corrupt: {what}"),
         Event::ReadOnly { cause } => format!("the pool takes no writes any more: {cause}"),
+        Event::Unwritten { what } => format!("an acknowledged write has failed: {what}"),
         Event::Deleted { version, freed } => format!("version {} deleted, {} given back", version.0, Bytes(*freed)),
         Event::CopyUsed { what } => format!("a copy was used: {what}"),
         Event::ScrubStarted { total } => format!("a scrub has begun, {} to read", Bytes(*total)),

@@ -39,7 +39,7 @@ pub(super) async fn run(session: &Session, args: ImportArgs, output: &Output) ->
     let client = session.client();
     let mut source = Source::open(&args.file, args.format, args.allow_backing).await?;
     let size = size_for(&source, args.size)?;
-    let options = VolumeOptions { sync: args.sync.into(), ..VolumeOptions::default() };
+    let options = VolumeOptions { sync: args.sync.into(), cache: args.cache.into(), ..VolumeOptions::default() };
     client.create_volume(&args.name, size, options).await?;
     let started = Instant::now();
     let bar = progress::transfer(output, format!("importing {}", args.name), source.size().unwrap_or(size));

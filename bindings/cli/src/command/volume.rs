@@ -27,11 +27,15 @@ pub(super) async fn run(global: &Global, command: VolumeCommand, output: &Output
             let volume = session.client().rename(&name, &new_name).await?;
             told(output, &volume, format!("renamed volume {name} to {}", volume.name))
         }
-        VolumeCommand::Set { name, sync } => {
+        VolumeCommand::Set { name, sync, cache } => {
             let mut options = session.client().volume(&name, false).await?.options;
-            options.sync = sync.into();
+            options.sync = sync.map_or(options.sync, Into::into);
+            options.cache = cache.map_or(options.cache, Into::into);
             let volume = session.client().set_options(&name, &options).await?;
-            told(output, &volume, format!("volume {name}: sync {}", describe::sync_name(volume.options.sync)))
+            let (sync, cache) = (volume.options.sync, volume.options.cache);
+            let text =
+                format!("volume {name}: sync {}, cache {}", describe::sync_name(sync), describe::cache_name(cache));
+            told(output, &volume, text)
         }
         VolumeCommand::Delete { name, cascade, wait_space } => {
             delete(session, &name, cascade, wait_space, output).await
@@ -47,7 +51,7 @@ fn told(output: &Output, volume: &VolumeInfo, text: String) -> Result<(), Failur
 }
 
 async fn create(session: &Session, args: CreateVolume, output: &Output) -> Result<(), Failure> {
-    let options = VolumeOptions { sync: args.sync.into(), ..VolumeOptions::default() };
+    let options = VolumeOptions { sync: args.sync.into(), cache: args.cache.into(), ..VolumeOptions::default() };
     let volume = session.client().create_volume(&args.name, args.size, options).await?;
     let text = format!("created volume {}: {}", volume.name, Bytes(volume.size));
     output.result(&volume, text)

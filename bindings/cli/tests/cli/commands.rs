@@ -34,7 +34,7 @@ fn volumes(site: &Site) {
     let made = site.json(&["volume", "create", "db", "--size", "8MiB", "--sync", "always"]);
     assert_eq!(
         (&made["name"], &made["size"], &made["options"]),
-        (&json!("db"), &json!(8 * MIB), &json!({"sync": "always"}))
+        (&json!("db"), &json!(8 * MIB), &json!({"sync": "always", "cache": "direct"}))
     );
     assert_eq!((&made["allocated"], &made["attached"], &made["snapshots"]), (&json!(0), &json!(0), &json!(0)));
     assert_eq!(made["parent"], Value::Null);
@@ -53,6 +53,10 @@ fn volumes(site: &Site) {
     assert!(site.ok(&["volume", "info", "db"]).contains("8 MiB (8388608)"));
 
     assert_eq!(site.json(&["volume", "set", "db", "--sync", "never"])["options"]["sync"], "never");
+    let cached = site.json(&["volume", "set", "db", "--cache", "writeback"]);
+    assert_eq!(cached["options"], json!({"sync": "never", "cache": "writeback"}));
+    assert!(site.ok(&["volume", "info", "db"]).contains("writeback"));
+    assert!(site.ok(&["volume", "set", "db", "--cache", "direct"]).contains("sync never, cache direct"));
     assert_eq!(site.json(&["volume", "resize", "db", "--size", "16MiB"])["size"], 16 * MIB);
     assert!(site.ok(&["volume", "rename", "log file é", "log"]).contains("renamed volume log file é to log"));
     assert_eq!(names(&site.json(&["volume", "list"]), "volumes"), ["db", "log"]);

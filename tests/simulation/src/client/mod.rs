@@ -12,8 +12,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, QosTarget, Result, SECTOR, SyncMode,
-    Target, VolumeOptions,
+    BLOCK, CacheMode, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, QosTarget, Result, SECTOR,
+    SyncMode, Target, VolumeOptions,
     sim::{Counters, Disk, Faults},
 };
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a run is like: how large things are, and what happens how often.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Habits {
     /// Volumes of one client at most.
     pub(crate) volumes: usize,
@@ -41,6 +41,14 @@ pub(crate) struct Habits {
     pub(crate) flush_series: u64,
     /// Whether some volumes are filled from a backup while they are used.
     pub(crate) restores: bool,
+    /// Whether writes are acknowledged from memory. Then each client has one volume: between volumes there is an order by flushes alone.
+    pub(crate) writeback: bool,
+}
+
+impl Habits {
+    pub(crate) fn with_writeback(self, writeback: bool) -> Self {
+        if writeback { Self { writeback, volumes: 1, ..self } } else { self }
+    }
 }
 
 /// What all clients of a run share.
@@ -79,6 +87,11 @@ fn target(volume: &str, snapshot: Option<&str>) -> Target {
 }
 
 /// Chosen errors and damage of the disk so far: what excuses an error.
+/// The same when this machine was started.
+fn began(shared: &Shared) -> u64 {
+    shared.began.errors + shared.began.damage_read
+}
+
 fn excuses(disk: &Disk) -> u64 {
     let counters = disk.counters();
     counters.errors + counters.damage_read
@@ -88,6 +101,7 @@ impl Client {
     pub(crate) fn new(shared: Rc<Shared>, history: Rc<RefCell<History>>, number: usize, choices: Choices) -> Self {
         // Names and tags are never used twice, also not by the next life of the same client.
         let names = Cell::new(shared.tick.get() << 12);
+        history.borrow_mut().writeback = shared.habits.writeback;
         Self { shared, history, number, choices: RefCell::new(choices), names, readers: Rc::default() }
     }
 
@@ -187,6 +201,8 @@ impl Client {
 
     fn excused(&self, error: &Error, before: u64) -> bool {
         // A failed sync has lost data for good, and the pool has stopped over it.
+        // What was acknowledged from memory may have failed long ago.
+        let before = if self.shared.habits.writeback { began(&self.shared) } else { before };
         let cause = excuses(&self.shared.disk) > before || self.stopped();
         matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) && cause
     }
@@ -195,7 +211,8 @@ impl Client {
     fn is_full(&self, error: &Error) -> bool {
         let stats = self.pool().stats();
         let little = stats.free < stats.capacity / 4 || self.shared.disk.counters().no_room > self.shared.began.no_room;
-        error.kind() == ErrorKind::NoSpace && little
+        // What was acknowledged has its room.
+        error.kind() == ErrorKind::NoSpace && little && !error.to_string().contains("acknowledged from memory")
     }
 
     /// The pool stopped: then the disk must have given cause for it, since this machine was started.
@@ -302,8 +319,10 @@ impl Client {
         let sync = sync[self.below(5) as usize];
         let filling = self.shared.habits.restores && self.below(2) == 0;
         let name = self.name(if filling { "r" } else { "v" });
+        let cache = if self.shared.habits.writeback { CacheMode::Writeback } else { CacheMode::Direct };
+        let options = VolumeOptions { sync, cache, filling };
         let effect = Effect::Create { name: name.clone(), size, sync, backup: filling.then_some(self.number) };
-        let go = self.versions(effect, self.pool().create_volume(&name, size, VolumeOptions { sync, filling })).await;
+        let go = self.versions(effect, self.pool().create_volume(&name, size, options)).await;
         self.start_restore(&name);
         go
     }
@@ -396,10 +415,15 @@ impl Client {
                 self.end(step, sync != SyncMode::Never);
                 Go::On
             }
-            Err(e) => {
-                assert!(self.stopped(), "{volume}: {e}");
+            Err(e) if self.stopped() => {
                 self.expect_cause(&e);
                 Go::Stop
+            }
+            Err(e) => {
+                // An acknowledged write has failed: it stays in memory, and nothing is durable by this.
+                assert!(self.shared.habits.writeback && self.excused(&e, 0), "{volume}: {e}");
+                self.end(step, false);
+                Go::On
             }
         }
     }

@@ -10,10 +10,14 @@ impl Client {
                 self.end(step, true);
                 Go::On
             }
-            Err(e) => {
-                assert!(self.stopped(), "{e}");
+            Err(e) if self.stopped() => {
                 self.expect_cause(&e);
                 Go::Stop
+            }
+            Err(e) => {
+                assert!(self.shared.habits.writeback && self.excused(&e, 0), "{e}");
+                self.end(step, false);
+                Go::On
             }
         }
     }

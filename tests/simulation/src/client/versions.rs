@@ -59,6 +59,10 @@ impl Client {
 
     /// Limits of a volume, which has them when it is answered; of its group and the pool, which nobody looks at but who waits for them.
     pub(super) async fn limit(&self) -> Go {
+        // Limits are no part of the volume: they do not wait for what it has in memory.
+        if self.shared.habits.writeback && self.pool().checkpoint().await.is_err() {
+            return if self.stopped() { Go::Stop } else { Go::On };
+        }
         let name = self.pick();
         let iops = [None, Some(50 + self.below(5000))][self.below(2) as usize].map(|iops| iops.to_string());
         let group = [None, Some(format!("g{}", self.number))][self.below(2) as usize].clone();
