@@ -134,7 +134,7 @@ impl<'a> Run<'a> {
             flush_every: None,
             once: true,
             known_only: !fills,
-            flush_at_end: fills,
+            flush_at_end: fills && self.subject.flushes,
             warm_up: Duration::ZERO,
             limit: None,
             requests: None,
@@ -261,9 +261,7 @@ fn on_site(site: &Site, works: Vec<Work>, shape: Shape, board: &Arc<Board>) -> R
     match site {
         Site::Inside(inside) => inside.run(works, shape, board.clone()),
         Site::Disk(disk) => on_threads(works, board, |_| disk.lane(shape)),
-        Site::Remote(remote) => on_threads(works, board, |work| {
-            remote.lane(shape, work.plan.flush_every.is_some() || work.plan.flush_at_end)
-        }),
+        Site::Remote(remote) => on_threads(works, board, |_| remote.lane(shape)),
         Site::Socket(socket) => {
             let lanes = socket.lanes(shape, works.len())?;
             let lanes: Vec<_> = lanes.into_iter().map(|lane| std::sync::Mutex::new(Some(lane))).collect();

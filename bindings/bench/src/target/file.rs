@@ -70,6 +70,7 @@ impl Disk {
             size: length,
             granularity: disk.granularity(),
             read_only: false,
+            flushes: true,
             made,
             holds,
             sparse,

@@ -83,6 +83,8 @@ pub(crate) struct Subject {
     /// What offsets and lengths must be multiples of, in bytes.
     pub(crate) granularity: u64,
     pub(crate) read_only: bool,
+    /// Whether it takes flushes.
+    pub(crate) flushes: bool,
     /// Made for this run.
     pub(crate) made: bool,
     pub(crate) holds: Holds,
@@ -159,6 +161,7 @@ impl Subject {
         })?;
         let size = bench.size.unwrap_or(behind);
         let rules = [
+            (bench.flush_every.is_some() && !self.flushes, format!("{self} takes no flush: leave fsync out")),
             (
                 size > behind,
                 format!("size {size} is more than the {behind} bytes of {self} behind the offset: lower size"),
@@ -200,6 +203,7 @@ mod tests {
             size: 1 << 20,
             granularity: 4096,
             read_only: false,
+            flushes: true,
             made: false,
             holds: Holds::Unknown,
             sparse: false,
@@ -264,8 +268,12 @@ mod tests {
             ("size", Bench { size: Some(1 << 21), ..bench.clone() }),
             ("units of 4096", Bench { block: 512, ..bench.clone() }),
             ("lower bs", Bench { block: 1 << 21, size: Some(1 << 20), ..bench.clone() }),
+            ("units of 4096", Bench { offset: 512, ..bench.clone() }),
             ("jobs", Bench { jobs: 3, size: Some(8192), ..bench.clone() }),
         ];
+        let dumb = Subject { flushes: false, ..subject.clone() };
+        let flushing = Bench { flush_every: Some(1), ..Bench::named("write").unwrap() };
+        assert!(dumb.working_set(&flushing).unwrap_err().to_string().contains("fsync"));
         for (key, bench) in cases {
             let error = subject.working_set(&bench).unwrap_err().to_string();
             assert!(error.contains(key), "{key}: {error}");

@@ -70,6 +70,7 @@ impl Socket {
                 false => SECTOR,
             },
             read_only: flags.contains(VirtioBlkFeatureFlags::RO),
+            flushes: flags.contains(VirtioBlkFeatureFlags::FLUSH),
             made: false,
             holds: Holds::Unknown,
             sparse: false,

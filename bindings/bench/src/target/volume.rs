@@ -106,6 +106,7 @@ fn subject(name: &str, size: u64, read_only: bool, empty: bool) -> Subject {
         size,
         granularity: SECTOR,
         read_only,
+        flushes: true,
         made: false,
         holds: if empty { Holds::Nothing } else { Holds::Something("data") },
         sparse: false,

@@ -44,6 +44,7 @@ impl Remote {
             size: export.size,
             granularity: u64::from(export.minimum).max(SECTOR),
             read_only: export.is_read_only(),
+            flushes: export.can_flush(),
             made: false,
             holds: Holds::Unknown,
             sparse: false,
@@ -63,12 +64,8 @@ impl Remote {
     }
 
     /// A connection of its own for a job.
-    pub(crate) fn lane(&self, shape: Shape, flushes: bool) -> Result<NbdLane> {
+    pub(crate) fn lane(&self, shape: Shape) -> Result<NbdLane> {
         let (connection, export) = self.connect()?;
-        if flushes && !export.can_flush() {
-            let text = format!("{}: the server takes no flush: leave fsync out", self.uri);
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
         connection.receive_for(TICK).map_err(|e| Error::io(self.uri.to_string(), e))?;
         Ok(NbdLane::new(connection, export, shape))
     }

@@ -238,6 +238,33 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_stays_within_its_request(
+            magic in proptest::prelude::prop_oneof![
+                proptest::prelude::Just(SIMPLE), proptest::prelude::Just(STRUCTURED), proptest::prelude::any::<u32>()
+            ],
+            kind in proptest::prelude::prop_oneof![0u16..4, proptest::prelude::any::<u16>()],
+            handle in 0u64..4,
+            length in proptest::prelude::prop_oneof![0u32..64, proptest::prelude::any::<u32>()],
+            body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+            agreed: bool,
+        ) {
+            let head = [&1u16.to_be_bytes()[..], &kind.to_be_bytes(), &handle.to_be_bytes(), &length.to_be_bytes()].concat();
+            let bytes = reply(magic, &[&head, &body]);
+            match next(&bytes, agreed, &[Some(READ), None, Some(WRITE)]) {
+                Ok(Next::Need(need)) => assert!(need > bytes.len() && need <= STRUCTURED_HEADER + MAX_TEXT),
+                Ok(Next::Event { used, event }) => {
+                    assert!(used <= bytes.len());
+                    if let Event::Data { slot, at, length, .. } | Event::Hole { slot, at, length, .. } = event {
+                        assert!(slot == 0 && length > 0 && at + length <= READ.length);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
     #[test]
     fn a_read_must_come_whole() {
         assert!(outcome(Waiting { came: 8192, ..READ }).is_ok());
