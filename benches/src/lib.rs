@@ -1,11 +1,8 @@
 //! Side-by-side measurements: the raw file, a volume in-process, and volumes over NBD and vhost-user-blk, each driven with the same pattern.
 
-pub mod fio;
-pub mod in_process;
+pub mod load;
 pub mod neighbours;
 pub mod peers;
 pub mod probe;
 pub mod row;
-pub mod spread;
 pub mod table;
-pub mod vhost_client;

@@ -205,12 +205,12 @@ fn within_the_process(args: &Args, pool: &Path) -> cairn_engine::Result<()> {
             let mut columns: [Vec<f64>; 4] = Default::default();
             let mut floods = [Vec::new(), Vec::new()];
             for _ in 0..args.rounds {
-                let run = async |own, beside| measure(&pool, (&victim, own), beside, VOLUME, args.seconds).await;
-                let [alone, _] = run(own, None).await?;
+                let run = |own, beside| measure(&pool, (&victim, own), beside, VOLUME, args.seconds);
+                let [alone, _] = run(own, None)?;
                 let paced = Load { rate: Some(alone.rate * 0.45), ..own };
-                let [quiet, _] = run(paced, None).await?;
-                let [closed, flood_closed] = run(own, beside).await?;
-                let [loud, flood_paced] = run(paced, beside).await?;
+                let [quiet, _] = run(paced, None)?;
+                let [closed, flood_closed] = run(own, beside)?;
+                let [loud, flood_paced] = run(paced, beside)?;
                 let values = [alone.rate, closed.rate, quiet.p99, loud.p99];
                 columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
                 floods.iter_mut().zip([flood_closed, flood_paced]).for_each(|(column, came)| column.push(came.rate));

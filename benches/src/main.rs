@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use cairn_bench::Target;
 use cairn_benches::{
-    fio, in_process, peers,
+    load, peers,
     row::{Before, ROWS, Row},
     table::{Rates, TARGETS, markdown},
 };
@@ -127,28 +128,29 @@ impl Round<'_> {
             peers::run(Path::new("qemu-img"), &["create", "-q", "-f", "qcow2", &image.to_string_lossy(), &size])?;
         } else if !self.path("raw").exists() {
             // The raw file is measured as a device is: all its blocks exist.
-            fio::fill(&fio::Target::File(&self.path("raw")), self.size)?;
+            load::fill(Target::File(self.path("raw")), self.size)?;
         }
         Ok(())
     }
 
     fn raw(&self, row: &Row, _prepare: Option<Before>) -> Result<f64, String> {
-        fio::measure(&fio::Target::File(&self.path("raw")), row, self.size, self.args.seconds)
+        load::measure(Target::File(self.path("raw")), row, self.size, self.args.seconds)
     }
 
     fn in_process(&self, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
-        pollster::block_on(async {
-            let pool = Pool::open(self.path("inside.pool"), OpenOptions::new()).await?;
-            match prepare {
-                Some(Before::Written) => in_process::fill(&pool, "disk", self.size).await?,
-                Some(Before::Snapshot) => drop(pool.volume("disk").await?.snapshot("s").await?),
-                _ => {}
+        let pool = pollster::block_on(Pool::open(self.path("inside.pool"), OpenOptions::new())).map_err(text)?;
+        let target = || Target::Volume { pool: pool.clone(), name: "disk".to_owned() };
+        match prepare {
+            Some(Before::Written) => load::fill(target(), self.size)?,
+            Some(Before::Snapshot) => {
+                let taken = pollster::block_on(async { pool.volume("disk").await?.snapshot("s").await });
+                drop(taken.map_err(text)?);
             }
-            let rate = in_process::measure(&pool, "disk", *row, self.size, self.args.seconds).await?;
-            pool.close().await?;
-            Ok(rate)
-        })
-        .map_err(text)
+            _ => {}
+        }
+        let rate = load::measure(target(), row, self.size, self.args.seconds)?;
+        pollster::block_on(pool.close()).map_err(text)?;
+        Ok(rate)
     }
 
     fn nbd(&self, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
@@ -170,10 +172,10 @@ impl Round<'_> {
     }
 
     fn over_nbd(&self, server: &peers::Server, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
-        let target = fio::Target::Nbd(&server.uri);
+        let target = || server.uri.parse::<Target>().map_err(text);
         if prepare == Some(Before::Written) {
-            fio::fill(&target, self.size)?;
+            load::fill(target()?, self.size)?;
         }
-        fio::measure(&target, row, self.size, self.args.seconds)
+        load::measure(target()?, row, self.size, self.args.seconds)
     }
 }

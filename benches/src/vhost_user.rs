@@ -5,11 +5,11 @@ use std::{
     process::Command,
 };
 
+use cairn_bench::Target as Load;
 use cairn_benches::{
-    fio, peers,
+    load, peers,
     row::{Before, ROWS, Row},
     table::median,
-    vhost_client,
 };
 use cairn_engine::{GIB, Pool, PoolOptions, VolumeOptions};
 use clap::Parser;
@@ -111,7 +111,7 @@ impl Round<'_> {
         let size = self.size.to_string();
         peers::run(Path::new("qemu-img"), &["create", "-q", "-f", "qcow2", &image.to_string_lossy(), &size])?;
         let raw = self.path("raw");
-        if raw.exists() { Ok(()) } else { fio::fill(&fio::Target::File(&raw), self.size) }
+        if raw.exists() { Ok(()) } else { load::fill(Load::File(raw), self.size) }
     }
 
     fn measure(&self, target: Target, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
@@ -131,9 +131,9 @@ impl Round<'_> {
             Target::Qcow2 | Target::Raw => peers::vhost_user_socket(self.dir),
         };
         if prepare == Some(Before::Written) && !matches!(target, Target::Raw) {
-            vhost_client::fill(&socket, self.size).map_err(|e| e.to_string())?;
+            load::fill(Load::VhostUser(socket.clone()), self.size)?;
         }
-        vhost_client::measure(&socket, row, self.size, self.args.seconds).map_err(|e| e.to_string())
+        load::measure(Load::VhostUser(socket), row, self.size, self.args.seconds)
     }
 
     fn cairn(&self, prepare: Option<Before>) -> Result<peers::Server, String> {

@@ -6,7 +6,7 @@
 //! - A pool held by another command, which offers no socket, is waited for, but not for ever.
 
 use cairn_engine::{Error, ErrorKind, OpenOptions, Pool, StorageKind};
-use cairn_service::{Client, Failure, State, control};
+use cairn_service::{Client, Failure, State, api::Status, control};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -80,12 +80,37 @@ impl Session {
     }
 }
 
+/// Opens the pool in this process, for what no server can do for it; waits for other commands. `remedy` says what to do when it is served.
+///
+/// # Errors
+/// Busy when a server, or another process for too long, holds the pool; whatever opening the pool fails with.
+pub(crate) async fn hold(
+    reach: &Reach,
+    options: OpenOptions,
+    warn: impl Fn(String),
+    remedy: impl Fn(&Status) -> String,
+) -> Result<Pool, Failure> {
+    let deadline = Instant::now() + reach.wait;
+    loop {
+        if let Some((_, status)) = control::find_server(&reach.pool).await? {
+            let (pool, remedy) = (reach.pool.display(), remedy(&status));
+            let text = format!("pool {pool} is served already, by process {}{remedy}", status.pid);
+            return Err(Failure::new(ErrorKind::Busy, text));
+        }
+        match open_pool(reach, options.clone(), &warn).await {
+            Err(failure) if failure.kind == ErrorKind::Busy && Instant::now() < deadline => pause().await,
+            Err(failure) if failure.kind == ErrorKind::Busy => return Err(held(reach)),
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Waits a little before the next try.
-pub(crate) async fn pause() {
+async fn pause() {
     tokio::time::sleep(PAUSE).await;
 }
 
-pub(crate) fn held(reach: &Reach) -> Failure {
+fn held(reach: &Reach) -> Failure {
     Failure::new(
         ErrorKind::Busy,
         format!(
@@ -99,7 +124,7 @@ pub(crate) fn held(reach: &Reach) -> Failure {
 }
 
 /// Opens the pool by the storage asked for, or by io_uring, or where that is not available by plain system calls.
-pub(crate) async fn open_pool(reach: &Reach, options: OpenOptions, warn: &impl Fn(String)) -> Result<Pool, Failure> {
+async fn open_pool(reach: &Reach, options: OpenOptions, warn: &impl Fn(String)) -> Result<Pool, Failure> {
     let open = async |kind: StorageKind| Pool::open(&reach.pool, options.clone().storage(kind)).await;
     Ok(with_storage(reach.storage, &reach.pool, open, warn).await?)
 }

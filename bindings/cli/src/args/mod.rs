@@ -2,6 +2,7 @@
 
 mod attach;
 mod backup;
+mod bench;
 mod pool;
 mod qos;
 mod serve;
@@ -19,6 +20,7 @@ pub(crate) use self::{
         BackupCommand, CreateArgs, DeleteArgs, ExportBackupArgs, GcArgs, ImportRecordArgs, InfoArgs, InitArgs,
         KeyCommand, OneArgs, PruneArgs, RestoreArgs, SelectArgs, VerifyArgs,
     },
+    bench::{BENCH_HELP, BenchArgs, VerifyWhat},
     pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand, ScrubArgs},
     qos::{ClearArgs, QosCommand, SetArgs},
     serve::{ServeArgs, TlsPolicy},
@@ -197,6 +199,9 @@ Examples:
   cairn --json top --count 10 | jq .total.read.iops"
     )]
     Top(TopArgs),
+    /// Measure a volume, a file or device, an NBD export, or a disk of a virtual machine, all with the same load
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
     /// Stop the server of the pool, and wait until it has
     #[command(after_help = "Examples:
   cairn stop")]

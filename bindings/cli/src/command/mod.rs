@@ -2,6 +2,7 @@
 
 mod attach;
 mod backup;
+mod bench;
 mod describe;
 mod export;
 mod import;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Command::Detach(args) => attach::detach(&global, args, output).await.map(done),
         Command::Status => status::status(&global, output).await.map(done),
         Command::Top(args) => top::run(&global, args, output).await.map(done),
+        Command::Bench(args) => bench::run(&global, args, output).await,
         Command::Stop => status::stop(&global, output).await.map(done),
         Command::Completions { shell } => completions(shell, output).map(done),
     }

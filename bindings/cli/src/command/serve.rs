@@ -16,10 +16,7 @@ use std::{
     net::ToSocketAddrs,
     path::{Path, PathBuf},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::Instant,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::reach;
 use crate::{
@@ -85,22 +82,11 @@ pub(super) async fn run(global: &Global, args: ServeArgs, output: &Output) -> Re
 
 /// Opens the pool, waiting for a command that holds it, but never for another server.
 async fn hold(reach: &Reach, args: &ServeArgs, output: &Output) -> Result<Pool, Failure> {
-    let deadline = Instant::now() + reach.wait;
-    loop {
-        if let Some((_, status)) = control::find_server(&reach.pool).await? {
-            let text = format!("pool {} is served already, by process {}", reach.pool.display(), status.pid);
-            return Err(Failure::new(ErrorKind::Busy, text));
-        }
-        let mut options = OpenOptions::new();
-        if let Some(cache) = args.cache {
-            options = options.cache_bytes(cache);
-        }
-        match session::open_pool(reach, options, &|text| output.warn(text)).await {
-            Err(failure) if failure.kind == ErrorKind::Busy && Instant::now() < deadline => session::pause().await,
-            Err(failure) if failure.kind == ErrorKind::Busy => return Err(session::held(reach)),
-            outcome => return outcome,
-        }
+    let mut options = OpenOptions::new();
+    if let Some(cache) = args.cache {
+        options = options.cache_bytes(cache);
     }
+    session::hold(reach, options, |text| output.warn(text), |_| String::new()).await
 }
 
 async fn serve(

@@ -2,6 +2,7 @@
 
 mod attach;
 mod backups;
+mod bench;
 mod commands;
 mod harness;
 mod images;

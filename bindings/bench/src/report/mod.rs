@@ -1,0 +1,5 @@
+//! What is told at the end: for programs, as a table, as a picture.
+
+pub(crate) mod json;
+pub(crate) mod svg;
+pub(crate) mod table;
