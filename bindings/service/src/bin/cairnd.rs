@@ -1,6 +1,6 @@
 //! `cairnd`: the control service over one pool.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use cairn_engine::OpenOptions;
 use cairn_nbd::{Listen, Options};
@@ -20,6 +20,9 @@ struct Args {
     /// File or device of the pool
     #[arg(long, env = "CAIRN_POOL")]
     pool: PathBuf,
+    /// For how many seconds to try when another process holds the pool
+    #[arg(long, default_value_t = 10)]
+    wait: u64,
     /// Without logins, for trying it out: loopback addresses only
     #[arg(long)]
     dev: bool,
@@ -70,6 +73,7 @@ fn config(args: Args) -> Result<Config, Failure> {
     Ok(Config {
         pool: args.pool,
         open: OpenOptions::new(),
+        wait: Duration::from_secs(args.wait),
         catalog: args.catalog,
         listen: args.listen,
         url: args.url,

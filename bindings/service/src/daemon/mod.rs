@@ -12,7 +12,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, time::Duration};
 use cairn_engine::{ErrorKind, OpenOptions, Pool};
 use cairn_nbd::{Listen, Options};
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use crate::{
     Failure, NbdListener, Result, State,
@@ -23,6 +23,9 @@ use crate::{
     identity::Identity,
     rest::Rest,
 };
+
+/// Between two attempts to open a pool that somebody else holds.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Bounds on what one client may take.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +53,8 @@ pub struct Config {
     pub pool: PathBuf,
     /// How it is opened.
     pub open: OpenOptions,
+    /// For how long to try when somebody else holds it.
+    pub wait: Duration,
     /// Directory of the catalog; `<pool>.catalog` when left out.
     pub catalog: Option<PathBuf>,
     /// Address of the HTTP server. Port 0: the system chooses.
@@ -101,11 +106,7 @@ pub async fn run(
     ready: impl FnOnce(&Ready),
 ) -> Result<()> {
     check(&config)?;
-    if let Some((_, status)) = control::find_server(&config.pool).await? {
-        let text = format!("pool {} is served already, by process {}", config.pool.display(), status.pid);
-        return Err(Failure::new(ErrorKind::Busy, text));
-    }
-    let pool = Pool::open(&config.pool, config.open.clone()).await?;
+    let pool = hold(&config).await?;
     let outcome = serve(&pool, config, stop, ready).await;
     let closed = pool.close().await;
     // The control socket's name goes last: until here a command knows that the pool is held.
@@ -113,6 +114,23 @@ pub async fn run(
     closed?;
     drop(control);
     Ok(())
+}
+
+/// Opens the pool. A server that was killed holds it until the kernel has finished what it had begun, a command for a moment.
+async fn hold(config: &Config) -> Result<Pool> {
+    let deadline = Instant::now() + config.wait;
+    loop {
+        if let Some((_, status)) = control::find_server(&config.pool).await? {
+            let text = format!("pool {} is served already, by process {}", config.pool.display(), status.pid);
+            return Err(Failure::new(ErrorKind::Busy, text));
+        }
+        match Pool::open(&config.pool, config.open.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 fn check(config: &Config) -> Result<()> {

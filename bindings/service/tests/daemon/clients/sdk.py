@@ -18,8 +18,10 @@ def refused(status, call, *args, **kwargs):
     raise AssertionError(f"{call} was not refused")
 
 
-def rests(volume, status="available"):
-    return block.wait_for_status(volume, status=status, failures=["error"], interval=0.05, wait=60)
+def rests(thing, status="available"):
+    # What is known of it may be older than what was asked for.
+    thing = thing.fetch(block)
+    return block.wait_for_status(thing, status=status, failures=["error"], interval=0.05, wait=60)
 
 
 def qemu_io(url, command):
@@ -62,7 +64,7 @@ qemu_io(url, "write -P 7 0 64k")
 refused(400, block.create_attachment, volume.id, instance="2", connector={"host": "here"})
 snapshot = rests(block.create_snapshot(volume_id=volume.id, name="s", is_forced=True))
 backup = block.create_backup(volume_id=volume.id, name="b", force=True)
-backup = block.wait_for_status(backup, status="available", failures=["error"], interval=0.05, wait=60)
+backup = rests(backup)
 rests(volume, "in-use")
 qemu_io(url, "write -P 8 0 64k")
 block.delete_attachment(attachment.id)
@@ -92,12 +94,12 @@ qemu_io(url, "write -P 9 0 64k")
 # Backups.
 assert (backup.size, backup.volume_id, backup.is_incremental) == (2, volume.id, False)
 second = block.create_backup(volume_id=volume.id, name="b2", is_incremental=True)
-second = block.wait_for_status(second, status="available", failures=["error"], interval=0.05, wait=60)
+second = rests(second)
 rests(volume)
 assert second.is_incremental and block.get_backup(backup.id).has_dependent_backups
 refused(400, block.delete_backup, backup, ignore_missing=False)
 block.restore_backup(backup, volume=volume.id)
-block.wait_for_status(block.get_backup(backup.id), status="available", failures=["error"], interval=0.05, wait=60)
+rests(block.get_backup(backup.id))
 rests(volume)
 qemu_io(url, "read -P 7 0 64k")
 refused(400, block.restore_backup, backup, volume=rests(block.create_volume(name="small", size=1)).id)
