@@ -5,6 +5,9 @@ use std::{cmp::Ordering, ops::ControlFlow};
 use super::{objects::listed, records::Record, tx::Tx};
 use crate::fault::{Answer, Fault};
 
+/// An order of objects.
+pub(crate) type Order<'a, R> = &'a dyn Fn(&R, &R) -> Ordering;
+
 /// Which part of a list.
 pub(crate) struct Paging<'a, R> {
     /// Of this project; of all when left out.
@@ -16,7 +19,7 @@ pub(crate) struct Paging<'a, R> {
     /// Only those after the object with this id.
     pub(crate) marker: Option<&'a str>,
     /// Another order than newest first.
-    pub(crate) order: Option<&'a dyn Fn(&R, &R) -> Ordering>,
+    pub(crate) order: Option<Order<'a, R>>,
     /// Also how many fit in all.
     pub(crate) count: bool,
 }

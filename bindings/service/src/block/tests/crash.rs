@@ -163,7 +163,7 @@ async fn check(world: &World, scenario: Scenario, id: &str, before: &Before) {
             assert_eq!(tx.get::<Snapshot>(&before.snapshot.id).unwrap(), None);
         }
         Scenario::Extend => {
-            assert_eq!((volume().unwrap().size, volume().unwrap().status), (3, VolumeStatus::Available))
+            assert_eq!((volume().unwrap().size, volume().unwrap().status), (3, VolumeStatus::Available));
         }
         Scenario::Revert | Scenario::RestoreOver | Scenario::RestoreNew => {
             assert_eq!(volume().unwrap().status, VolumeStatus::Available);
