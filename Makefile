@@ -9,7 +9,7 @@
 # make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)
 # make tsan    the engine's handles on several threads under the thread sanitizer (needs rustup, installs nightly Rust)
 # make fuzz    each fuzz target for FUZZ_SECONDS (needs nightly Rust; installs cargo-fuzz)
-# make install the command `cairn` into ~/.cargo/bin
+# make install the command `cairn` and the daemon `cairnd` into ~/.cargo/bin
 #
 # Each does its own set-up, on a fresh Debian or Ubuntu too: scripts/setup installs what is missing and says so.
 
@@ -68,7 +68,7 @@ fuzz: setup
 	$(WITH_ROCKSDB) scripts/fuzz $(FUZZ_SECONDS)
 
 install: setup
-	$(WITH_ROCKSDB) cargo install --locked --path bindings/cli
+	$(WITH_ROCKSDB) cargo install --locked --path bindings/cli && cargo install --locked --path bindings/service
 
 setup:
 	@scripts/setup

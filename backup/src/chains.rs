@@ -103,8 +103,9 @@ impl Repository {
         let _marks = self.begin_marking().await?;
         let chunks = self.chunks(job).await?;
         let going: BTreeSet<&str> = backups.iter().map(String::as_str).collect();
-        let stay = state.backups.values().filter(|b| !going.contains(b.id.as_str()));
-        let go = state.backups.values().filter(|b| going.contains(b.id.as_str()));
+        // Gathered here: of a closure that lives on, the compiler would not see that any thread may go on with this.
+        let (go, stay): (Vec<&Backup>, Vec<&Backup>) =
+            state.backups.values().partition(|b| going.contains(b.id.as_str()));
         if let Some(page) = mark(&chunks, self.index(), stay, job).await?.into_iter().next() {
             return Err(page.error.within(format!("a page of backup {} is needed to know it", page.backup)));
         }

@@ -24,16 +24,24 @@
 
 pub mod api;
 pub mod backup;
+mod block;
+mod catalog;
 mod client;
 pub mod control;
+pub mod daemon;
+mod domain;
 mod error;
 mod extract;
+mod fault;
+mod identity;
 mod listeners;
 pub mod qos;
+mod rest;
 mod routes;
 mod state;
 pub mod vhost_user;
 
+pub use block::{Hook, STEPS, Settings};
 pub use client::Client;
 pub use error::Failure;
 pub use listeners::NbdListener;

@@ -1,7 +1,7 @@
 //! The NBD servers of a served pool, as the status route tells of them.
 
 use cairn_engine::Pool;
-use cairn_nbd::{Listen, Options, Server};
+use cairn_nbd::{Listen, Options, Server, TlsMode};
 
 use crate::{
     Result,
@@ -13,19 +13,26 @@ use crate::{
 pub struct NbdListener {
     listen: Listen,
     server: Server,
+    tls: TlsMode,
 }
 
 impl NbdListener {
     /// Serves `pool` on `listen`.
     pub async fn start(pool: &Pool, listen: Listen, options: Options) -> Result<Self> {
+        let tls = options.tls;
         let server = Server::start(pool, listen.clone(), options).await?;
-        Ok(Self { listen, server })
+        Ok(Self { listen, server, tls })
     }
 
     /// The server itself.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn tls(&self) -> TlsMode {
+        self.tls
     }
 
     /// Where it is found.

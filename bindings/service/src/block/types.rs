@@ -1,0 +1,158 @@
+//! Types of volumes, and who may use them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Block, Caller};
+use crate::{
+    catalog::{Intent, Named, Op, QosSpec, Tx, Volume, VolumeType, now_us},
+    domain::{check_name, new_id},
+    fault::{Answer, Fault},
+};
+
+/// The type of volumes that name none. It is always there.
+const DEFAULT_TYPE: &str = "__DEFAULT__";
+
+/// A type that is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct NewType {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) public: bool,
+    pub(crate) extra_specs: BTreeMap<String, String>,
+}
+
+/// What has this id or name.
+pub(crate) fn by_id_or_name<R: Named>(tx: &Tx<'_>, text: &str) -> Answer<Option<R>> {
+    if let Some(found) = tx.get::<R>(text)? {
+        return Ok(Some(found));
+    }
+    let id = tx.ids(&R::by_name(text))?.into_iter().next();
+    id.map_or(Ok(None), |id| tx.get(&id))
+}
+
+/// Refuses a name that another one of its kind has.
+pub(super) fn free_name<R: Named>(tx: &Tx<'_>, id: &str, name: &str) -> Answer<()> {
+    match tx.ids(&R::by_name(name))?.iter().any(|other| other != id) {
+        true => Err(Fault::conflict(format!("{} {name} already exists.", R::KIND.name))),
+        false => Ok(()),
+    }
+}
+
+fn visible(kind: &VolumeType, caller: &Caller) -> bool {
+    kind.public || caller.is_admin() || kind.projects.contains(&caller.project)
+}
+
+/// The type of a new volume: the one that is named, or that of its source, or the default.
+pub(super) fn usable_type(
+    tx: &Tx<'_>,
+    caller: &Caller,
+    wanted: Option<&str>,
+    inherited: Option<&str>,
+) -> Answer<VolumeType> {
+    let name = wanted.filter(|name| !name.is_empty()).or(inherited).unwrap_or(DEFAULT_TYPE);
+    by_id_or_name::<VolumeType>(tx, name)?
+        .filter(|kind| visible(kind, caller))
+        .ok_or_else(|| Fault::missing("Volume type", name))
+}
+
+impl Block {
+    pub(super) fn ensure_default_type(&self) -> Answer<()> {
+        self.inner.catalog.write(|tx| {
+            if by_id_or_name::<VolumeType>(tx, DEFAULT_TYPE)?.is_some() {
+                return Ok(());
+            }
+            tx.put(&VolumeType {
+                id: new_id(),
+                name: DEFAULT_TYPE.to_owned(),
+                description: Some("Default Volume Type".to_owned()),
+                public: true,
+                extra_specs: BTreeMap::new(),
+                qos_id: None,
+                projects: BTreeSet::new(),
+                created_us: now_us(),
+            })
+        })
+    }
+
+    /// The types that the caller sees, newest first.
+    pub(crate) fn types(&self, caller: &Caller) -> Answer<Vec<VolumeType>> {
+        let mut types = self.inner.catalog.read().all::<VolumeType>()?;
+        types.retain(|kind| visible(kind, caller));
+        types.sort_by(|a, b| b.created_us.cmp(&a.created_us).then_with(|| a.id.cmp(&b.id)));
+        Ok(types)
+    }
+
+    /// A type by its id.
+    pub(crate) fn volume_type(&self, caller: &Caller, id: &str) -> Answer<VolumeType> {
+        let found = match id {
+            "default" => by_id_or_name::<VolumeType>(&self.inner.catalog.read(), DEFAULT_TYPE)?,
+            id => self.inner.catalog.read().get::<VolumeType>(id)?,
+        };
+        found.filter(|kind| visible(kind, caller)).ok_or_else(|| Fault::missing("Volume type", id))
+    }
+
+    /// Makes a type.
+    pub(crate) fn create_type(&self, caller: &Caller, new: NewType) -> Answer<VolumeType> {
+        caller.require_admin("volume_extension:type_create")?;
+        check_name(&new.name).map_err(Fault::bad)?;
+        self.inner.catalog.write(|tx| {
+            let kind = VolumeType {
+                id: new_id(),
+                name: new.name,
+                description: new.description,
+                public: new.public,
+                extra_specs: new.extra_specs,
+                qos_id: None,
+                projects: BTreeSet::new(),
+                created_us: now_us(),
+            };
+            free_name::<VolumeType>(tx, &kind.id, &kind.name)?;
+            tx.put(&kind)?;
+            Ok(kind)
+        })
+    }
+
+    /// Changes a type.
+    pub(crate) fn change_type(
+        &self,
+        caller: &Caller,
+        id: &str,
+        change: impl FnOnce(&mut VolumeType) -> Answer<()>,
+    ) -> Answer<VolumeType> {
+        caller.require_admin("volume_extension:type_update")?;
+        self.inner.catalog.write(|tx| {
+            let mut kind: VolumeType = tx.require(id)?;
+            change(&mut kind)?;
+            check_name(&kind.name).map_err(Fault::bad)?;
+            free_name::<VolumeType>(tx, id, &kind.name)?;
+            tx.put(&kind)?;
+            Ok(kind)
+        })
+    }
+
+    /// Deletes a type that no volume is of.
+    pub(crate) fn delete_type(&self, caller: &Caller, id: &str) -> Answer<()> {
+        caller.require_admin("volume_extension:type_delete")?;
+        self.inner.catalog.write(|tx| {
+            let kind: VolumeType = tx.require(id)?;
+            if kind.name == DEFAULT_TYPE {
+                return Err(Fault::bad(format!(
+                    "The volume type {id} is the default volume type and cannot be deleted."
+                )));
+            }
+            let becomes = |intent: &Intent| matches!(&intent.op, Op::RetypeVolume { type_id } if type_id == id);
+            if tx.any(&Volume::of_type(id))? || tx.all::<Intent>()?.iter().any(becomes) {
+                return Err(Fault::bad("Target volume type is still in use."));
+            }
+            tx.remove::<VolumeType>(id)
+        })
+    }
+
+    /// The types that QoS specs are associated with.
+    pub(crate) fn types_of_qos(&self, caller: &Caller, id: &str) -> Answer<Vec<VolumeType>> {
+        caller.require_admin("volume_extension:qos_specs_manage:get_all")?;
+        let tx = self.inner.catalog.read();
+        let _specs: QosSpec = tx.require(id)?;
+        tx.found(&VolumeType::of_qos(id))
+    }
+}
