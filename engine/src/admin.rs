@@ -489,8 +489,10 @@ impl LocalPool {
         if self.core.opened_read_only.get() {
             return Err(read_only("the pool was opened for reading only"));
         }
-        self.core.drain_all(false).await?;
-        self.checkpoint_now().await
+        // What one volume cannot write is told, and keeps nobody else from having a checkpoint.
+        let drained = self.core.drain_all(false).await;
+        self.checkpoint_now().await?;
+        drained
     }
 
     /// The same of what is in the trees.

@@ -216,7 +216,8 @@ impl Space {
     pub(crate) fn shortage(&self) -> Shortage {
         match self.next_unbacked() {
             Some(_) => Shortage::Unbacked,
-            None if self.releasing + self.reserved > 0 || !self.leaving.is_empty() => Shortage::Releasing,
+            // What is kept back is more than will be needed, and the rest comes free within moments.
+            None if self.releasing + self.reserved + self.kept > 0 || !self.leaving.is_empty() => Shortage::Releasing,
             None => Shortage::Full,
         }
     }

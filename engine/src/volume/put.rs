@@ -13,7 +13,7 @@ use crate::{
     storage::buffer::IoBuf,
     tree::lookup,
     units::{BLOCK, BLOCK_SIZE, VolumeId},
-    writeback::{Backlogs, Entry, Room, pieces_of},
+    writeback::{Backlogs, Entry, Piece, Room, pieces_of},
 };
 
 /// What a block held when a part of it was to be written.
@@ -139,8 +139,10 @@ impl LocalVolume {
         permit: &mut Option<Permit>,
     ) -> Result<Put> {
         let (core, backlog) = (self.core(), self.backlog());
+        // Once: who is first in line asks again at each entry that leaves, of whatever volume.
+        let mut pieces = pieces_of(block, data, is_zero);
         if backlog.nobody_in_line()
-            && let Some(put) = self.try_put(volume, block, data, base, permit)?
+            && let Some(put) = self.try_put(volume, block, data, &mut pieces, base, permit)?
         {
             return Ok(put);
         }
@@ -148,7 +150,7 @@ impl LocalVolume {
         let _door = core.backlogs.door(volume).await;
         loop {
             let signal = core.backlogs.changed.notified();
-            if let Some(put) = self.try_put(volume, block, data, base, permit)? {
+            if let Some(put) = self.try_put(volume, block, data, &mut pieces, base, permit)? {
                 return Ok(put);
             }
             signal.await;
@@ -161,6 +163,7 @@ impl LocalVolume {
         volume: VolumeId,
         block: u64,
         data: &Rc<IoBuf>,
+        pieces: &mut Vec<Piece>,
         base: Option<&Base>,
         permit: &mut Option<Permit>,
     ) -> Result<Option<Put>> {
@@ -183,9 +186,8 @@ impl LocalVolume {
         if block + count > blocks {
             return Err(invalid(format!("{} has become smaller meanwhile", self.attachment.name)));
         }
-        let (pieces, capacity) = (pieces_of(block, data, is_zero), data.capacity() as u64);
-        let now = core.reactor.turn();
-        match core.backlogs.room(backlog, Backlogs::memory_of(&pieces, capacity), now) {
+        let (capacity, now) = (data.capacity() as u64, core.reactor.turn());
+        match core.backlogs.room(backlog, Backlogs::memory_of(pieces, capacity), now) {
             Room::Yes => {}
             Room::Wait => return Ok(None),
             Room::Never => return Ok(Some(Put::Around)),
@@ -204,7 +206,7 @@ impl LocalVolume {
         if let Some(permit) = &permit {
             permit.answer();
         }
-        let number = core.backlogs.take(backlog, pieces, capacity, nodes, permit, now);
+        let number = core.backlogs.take(backlog, std::mem::take(pieces), capacity, nodes, permit, now);
         core.drain(volume, backlog);
         Ok(Some(Put::Done(number)))
     }
