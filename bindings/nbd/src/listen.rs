@@ -1,18 +1,22 @@
 //! Where a server listens: parsing addresses, binding sockets, writing NBD URIs.
 
+use crate::socket::refuse_descriptors;
 use cairn_engine::{Error, ErrorKind, Result};
 use rustix::{
     fs::{FileType, lstat},
     io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with},
 };
 use std::{
     fmt,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     str::FromStr,
 };
+
+/// Connections that may wait to be accepted; the system may allow fewer.
+const MANY_WAITING: i32 = 4096;
 
 /// Where to listen. Anyone who can connect can read and write every volume of the pool, unless TLS says who that is: keep
 /// unix sockets in a directory of your own, and TCP to loopback or to TLS with client certificates or pre-shared keys.
@@ -127,9 +131,8 @@ impl Listen {
         match self {
             Self::Unix(path) => {
                 clear_stale(path)?;
-                let socket = UnixListener::bind(path).map_err(failed)?;
-                socket.set_nonblocking(true).map_err(failed)?;
-                Ok(Bound { socket: socket.into(), address: Address::Unix(SocketPath::of(path)?) })
+                let socket = listen_on(path).map_err(|e| failed(e.into()))?;
+                Ok(Bound { socket, address: Address::Unix(SocketPath::of(path)?) })
             }
             Self::Tcp { host, port } => {
                 let addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs().map_err(failed)?.collect();
@@ -140,6 +143,17 @@ impl Listen {
             }
         }
     }
+}
+
+/// A socket that listens at `path`. Whoever connects can send no descriptors, if the kernel can refuse them: that is settled before anybody
+/// can connect, since a connection inherits it as it is made.
+fn listen_on(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    refuse_descriptors(&socket);
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, MANY_WAITING)?;
+    Ok(socket)
 }
 
 /// Makes way for a new socket at `path`: removes a dead one, refuses anything else that is there.
@@ -204,7 +218,13 @@ fn percent_encoded(bytes: &[u8], also_plain: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
+    use crate::{aside::Closing, socket::Socket};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::{
+        io::IoSlice,
+        mem::MaybeUninit,
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
 
     #[test]
     fn addresses_round_trip_or_say_what_is_wrong() {
@@ -248,6 +268,23 @@ mod tests {
         std::fs::write(&path, b"precious").unwrap();
         assert_eq!(listen.bind().err().unwrap().kind(), ErrorKind::Exists);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    /// Also from whoever comes before the server's first turn.
+    #[test]
+    fn the_first_to_connect_can_send_no_descriptors() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let bound = Listen::Unix(path.clone()).bind().unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        let listener = Socket::new(bound.socket, &Closing::default());
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut room);
+        let fds = [client.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let sent = sendmsg(&client, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL);
+        // Where the kernel cannot refuse them, the server receives them.
+        assert_eq!(sent, if listener.takes_descriptors() { Ok(1) } else { Err(Errno::PERM) });
     }
 
     #[test]

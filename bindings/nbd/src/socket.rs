@@ -39,7 +39,8 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// One that listens, or that nobody else has. Peers of the first can send no descriptors from here on, if the kernel can refuse them.
+    /// One that listens, or that nobody else has. If the kernel can refuse descriptors, it does; of one that listens, it did before anybody
+    /// could connect ([`Listen::bind`](crate::Listen)).
     pub(crate) fn new(fd: OwnedFd, closing: &Closing) -> Self {
         let refused = sockopt::socket_domain(&fd) != Ok(AddressFamily::UNIX) || refuse_descriptors(&fd);
         Self { fd: ManuallyDrop::new(fd), closing: (!refused).then(|| closing.clone()) }
@@ -117,9 +118,9 @@ impl AsRawFd for Socket {
     }
 }
 
-/// Has the kernel refuse descriptors that somebody sends to a socket, or to those that are accepted from it. Whether it does.
+/// Has the kernel refuse descriptors that somebody sends to a socket, or to those that connect to it from here on. Whether it does.
 #[allow(unsafe_code)]
-fn refuse_descriptors(socket: &OwnedFd) -> bool {
+pub(crate) fn refuse_descriptors(socket: &OwnedFd) -> bool {
     let takes: libc::c_int = 0;
     let (from, length) = ((&raw const takes).cast(), size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: `length` readable bytes.
