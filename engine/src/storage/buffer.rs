@@ -6,6 +6,7 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     cell::{Cell, RefCell},
+    collections::VecDeque,
     ops::{Deref, DerefMut},
     ptr::NonNull,
 };
@@ -17,6 +18,11 @@ pub const ALIGN: usize = 4096;
 const KEPT_CAPACITY: usize = 64 * 1024;
 /// How many of each size are kept per thread.
 const KEPT: usize = 256;
+/// Larger ones, up to this many bytes, are kept too, each for its own size: fresh memory costs more than all else that a request of 1 MiB does
+/// (a fault and a zeroed page for each 4 KiB).
+const MOST_KEPT: usize = 4 << 20;
+/// Bytes of those that are kept per thread.
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Free buffers of one size, kept by a thread.
 struct Kept<const CAPACITY: usize> {
@@ -58,7 +64,61 @@ impl<const CAPACITY: usize> Drop for Kept<CAPACITY> {
     }
 }
 
+/// Free buffers of any size above [`KEPT_CAPACITY`], kept by a thread, the oldest first.
+struct KeptApart {
+    free: RefCell<VecDeque<(usize, NonNull<u8>)>>,
+    /// Bytes of them.
+    bytes: Cell<usize>,
+    /// Bytes that the thread had to ask the allocator for, as in [`Kept`].
+    made: Cell<usize>,
+}
+
+impl KeptApart {
+    const fn new() -> Self {
+        Self { free: RefCell::new(VecDeque::new()), bytes: Cell::new(0), made: Cell::new(0) }
+    }
+
+    /// The last one of just this capacity: its memory may still be in the processor's caches.
+    fn take(&self, capacity: usize) -> Option<NonNull<u8>> {
+        let mut free = self.free.borrow_mut();
+        let found = free.iter().rposition(|(size, _)| *size == capacity).and_then(|at| free.remove(at));
+        match found {
+            Some(_) => self.bytes.set(self.bytes.get() - capacity),
+            None => self.made.set(self.made.get().saturating_add(capacity)),
+        }
+        found.map(|(_, ptr)| ptr)
+    }
+
+    /// Takes the buffer, in the place of the oldest ones if need be: sizes that nobody asks for any more make room.
+    fn put(&self, capacity: usize, ptr: NonNull<u8>) -> bool {
+        let most = KEPT_BYTES.min(self.made.get());
+        if capacity > most {
+            return false;
+        }
+        let mut free = self.free.borrow_mut();
+        while self.bytes.get() + capacity > most {
+            let Some((size, oldest)) = free.pop_front() else { break };
+            self.bytes.set(self.bytes.get() - size);
+            // SAFETY: `put` took over a buffer of this capacity from an `IoBuf` that let go of it.
+            unsafe { dealloc(oldest.as_ptr(), layout(size)) }
+        }
+        self.bytes.set(self.bytes.get() + capacity);
+        free.push_back((capacity, ptr));
+        true
+    }
+}
+
+impl Drop for KeptApart {
+    fn drop(&mut self) {
+        for (capacity, ptr) in self.free.take() {
+            // SAFETY: as in `put`.
+            unsafe { dealloc(ptr.as_ptr(), layout(capacity)) }
+        }
+    }
+}
+
 thread_local! {
+    static APART: KeptApart = const { KeptApart::new() };
     static SINGLE: Kept<ALIGN> = const { Kept::new() };
     static LARGE: Kept<KEPT_CAPACITY> = const { Kept::new() };
 }
@@ -95,6 +155,7 @@ impl IoBuf {
         let kept = match capacity {
             ALIGN => SINGLE.try_with(Kept::take).ok().flatten(),
             KEPT_CAPACITY => LARGE.try_with(Kept::take).ok().flatten(),
+            ..=MOST_KEPT => APART.try_with(|k| k.take(capacity)).ok().flatten(),
             _ => None,
         };
         let ptr = kept.unwrap_or_else(|| {
@@ -139,6 +200,7 @@ impl Drop for IoBuf {
         let kept = match self.capacity {
             ALIGN => SINGLE.try_with(|k| k.put(self.ptr)).unwrap_or(false),
             KEPT_CAPACITY => LARGE.try_with(|k| k.put(self.ptr)).unwrap_or(false),
+            ..=MOST_KEPT => APART.try_with(|k| k.put(self.capacity, self.ptr)).unwrap_or(false),
             _ => false,
         };
         if !kept {
@@ -191,6 +253,35 @@ mod tests {
     const LENGTHS: [usize; 8] =
         [0, 1, ALIGN - 1, ALIGN, ALIGN + 1, KEPT_CAPACITY, KEPT_CAPACITY + 1, 3 * KEPT_CAPACITY];
 
+    fn apart() -> Vec<usize> {
+        APART.with(|k| k.free.borrow().iter().map(|(size, _)| *size).collect())
+    }
+
+    #[test]
+    fn large_ones_are_kept_for_their_size_and_make_room_when_nobody_asks() {
+        const MANY: usize = KEPT_BYTES / MOST_KEPT;
+        let odd = IoBuf::with_len(KEPT_CAPACITY + 1);
+        let (size, place) = (odd.capacity, odd.as_ptr().addr());
+        drop(odd);
+        assert_eq!(apart(), [size]);
+        assert_ne!(IoBuf::with_len(3 * KEPT_CAPACITY).as_ptr().addr(), place, "of another size");
+        assert_eq!(apart(), [size, 3 * KEPT_CAPACITY]);
+        let again = IoBuf::with_len(size);
+        assert_eq!((again.as_ptr().addr(), apart()), (place, vec![3 * KEPT_CAPACITY]));
+        drop(again);
+        let most: Vec<_> = (0..MANY + 1).map(|_| IoBuf::with_len(MOST_KEPT)).collect();
+        assert_eq!(apart(), [3 * KEPT_CAPACITY, size]);
+        drop((most, IoBuf::with_len(MOST_KEPT + 1)));
+        assert_eq!(apart(), [MOST_KEPT; MANY], "the oldest have gone, and no more than the bound is kept");
+        let foreign = IoBuf::with_len(MOST_KEPT);
+        let there = std::thread::spawn(move || {
+            drop(foreign);
+            apart()
+        });
+        assert!(there.join().unwrap().is_empty(), "a thread that needs none keeps none");
+        assert_eq!(apart(), [MOST_KEPT; MANY - 1]);
+    }
+
     fn kept() -> [usize; 2] {
         [SINGLE.with(|k| k.free.borrow().len()), LARGE.with(|k| k.free.borrow().len())]
     }
@@ -235,7 +326,7 @@ mod tests {
         let places: Vec<usize> = bufs.iter().map(|b| b.as_ptr().addr()).collect();
         drop(bufs);
         drop((IoBuf::with_len(KEPT_CAPACITY), IoBuf::with_len(KEPT_CAPACITY + 1)));
-        assert_eq!(kept(), [singles.min(KEPT), 1], "larger ones are not kept");
+        assert_eq!(kept(), [singles.min(KEPT), 1], "larger ones are kept apart");
         let again = IoBuf::with_len(1);
         assert!(places.contains(&again.as_ptr().addr()), "one that was kept");
         // Buffers end on another thread, also while it ends.
