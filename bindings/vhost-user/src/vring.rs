@@ -226,6 +226,8 @@ impl Vring {
                     return Ok(());
                 }
                 ring.refuse_kicks(&memory)?;
+                // A driver could have its index come and go between any two looks: they count, so that others get their turn.
+                share.spend(0);
                 continue;
             };
             let found = self.find(head, share)?;

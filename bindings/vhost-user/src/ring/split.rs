@@ -116,8 +116,12 @@ impl Ring {
     /// The next head, which stays where it is.
     pub(crate) fn peek(&mut self, memory: &Memory) -> Result<Option<u16>, Broken> {
         self.whole(memory)?;
+        if self.queue.avail_idx(&memory.guest, Ordering::Acquire).map_err(broken)?.0 == self.queue.next_avail() {
+            return Ok(None);
+        }
         let mut heads = self.queue.iter(&memory.guest).map_err(broken)?;
-        let Some(chain) = heads.next() else { return Ok(None) };
+        // It ends without a word where an entry cannot be read: between two regions, or where one begins at an odd address.
+        let chain = heads.next().ok_or_else(|| broken("an entry of its available ring cannot be read"))?;
         heads.go_to_previous_position();
         let head = chain.head_index();
         match self.in_flight.get(usize::from(head)) {
