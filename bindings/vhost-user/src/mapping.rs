@@ -32,7 +32,7 @@ const UNMAPPING_PAUSE: Duration = Duration::from_millis(5);
 /// `f_type` of hugetlbfs.
 const HUGETLBFS: u64 = 0x958458f6;
 
-/// What one front-end has mapped.
+/// What the front-ends of one export have mapped, one after the other: who connects anew begins with what is still to be unmapped.
 #[derive(Debug)]
 pub(crate) struct Budget {
     regions: AtomicUsize,

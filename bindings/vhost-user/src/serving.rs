@@ -12,6 +12,7 @@ use crate::{
     device::{CacheMode, Device},
     list::List,
     listen::{self, SocketFile},
+    mapping::Budget,
     options::Options,
     session::Session,
     source::Source,
@@ -79,6 +80,8 @@ struct Export {
     draining: Cell<bool>,
     /// Its socket, its front-ends, and what these have sent.
     held: Held,
+    /// What they have mapped.
+    budget: Arc<Budget>,
     changed: Signal,
 }
 
@@ -264,6 +267,7 @@ impl Serving {
             busy: Cell::new(false),
             draining: Cell::new(false),
             held: Held::default(),
+            budget: Arc::default(),
             changed: Signal::default(),
         });
         let _none = self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
@@ -349,7 +353,8 @@ impl Serving {
         let reactor = self.pool.reactor().clone();
         let options = Rc::clone(&self.options);
         let cache = CacheMode::new(source, Arc::clone(&self.list));
-        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record), cache);
+        let budget = Arc::clone(&export.budget);
+        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record), cache, budget);
         self.directory.set_client(&export.name, Some(record));
         export.busy.set(true);
         export.draining.set(true);

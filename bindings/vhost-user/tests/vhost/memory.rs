@@ -140,6 +140,24 @@ fn the_bytes_that_rings_keep_are_bounded() {
     eventually("it is unmapped", || mapped("memfd:giant").0 == 0);
 }
 
+/// Who comes again and again is no other front-end: what it has left behind is unmapped first.
+#[test]
+fn the_bytes_of_connections_before_are_counted() {
+    let fixture = Fixture::new();
+    let giant = memfd_create("again", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&giant, 4 * TIB).unwrap();
+    for _ in 0..20 {
+        let hostile = fixture.connect();
+        hostile.agree(FEATURES);
+        hostile.must(SET_MEM_TABLE, &words(&[1, 0, 4 * TIB, USER, 0]), &[giant.as_fd()]);
+        let bytes = mapped("memfd:again").1;
+        assert!(bytes <= 8 * TIB, "{} TiB, of 128 that the process has for everything", bytes / TIB);
+        drop(hostile);
+        eventually("it is forgotten", || fixture.client().is_none());
+    }
+    eventually("it is unmapped", || mapped("memfd:again").0 == 0);
+}
+
 /// Gives tables of 64 regions, each kept by a ring. How many regions could be.
 fn hoard_regions(front_end: &FrontEnd, guest: &Guest, small: &OwnedFd) -> u64 {
     front_end.agree(FEATURES);
