@@ -233,7 +233,7 @@ impl Vring {
             let found = self.find(head, share)?;
             let admission = self.admit(&found).await;
             if let Some(admission) = admission.filter(|_| !self.broken.get()) {
-                self.ring.borrow_mut().take(head);
+                self.ring.borrow_mut().take(&found.memory, head)?;
                 self.carry_out(found, admission);
             }
         }

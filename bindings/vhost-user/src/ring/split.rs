@@ -131,15 +131,19 @@ impl Ring {
         }
     }
 
-    /// Takes the head that [`peek`](Self::peek) has found.
-    pub(crate) fn take(&mut self, head: u16) {
+    /// Takes the head that [`peek`](Self::peek) has found some time ago. On an error it is not to be carried out: the books may not say that it
+    /// is in flight.
+    pub(crate) fn take(&mut self, memory: &Memory, head: u16) -> Result<(), Broken> {
+        self.whole(memory)?;
         self.queue.set_next_avail(self.queue.next_avail().wrapping_add(1));
         if let Some(taken) = self.in_flight.get_mut(usize::from(head)) {
             *taken = true;
         }
         if let Some(tracker) = &mut self.tracker {
             tracker.take(head);
+            tracker.whole()?;
         }
+        Ok(())
     }
 
     /// The chain that begins at a head.
