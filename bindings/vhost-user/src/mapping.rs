@@ -86,6 +86,7 @@ impl Budget {
     /// Waits until there is room for so much more, if what nobody uses any more may leave it: unmapping takes its time.
     pub(crate) async fn room(&self, reactor: &Reactor, regions: usize, bytes: u64) {
         while !self.has_room(regions, bytes) && self.parting.load(Ordering::Relaxed) > 0 {
+            self.lane.go_on();
             reactor.sleep(UNMAPPING_PAUSE).await;
         }
     }
