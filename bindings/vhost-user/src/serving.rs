@@ -22,7 +22,10 @@ use crate::{
 use cairn_engine::{Error, ErrorKind, LocalPool, Reactor, Result, Target};
 use rustix::{
     io::Errno,
-    net::{SocketFlags, accept_with, sockopt::set_socket_oobinline},
+    net::{
+        SocketFlags, accept_with,
+        sockopt::{set_socket_oobinline, set_socket_send_buffer_size},
+    },
 };
 use std::{
     cell::{Cell, RefCell},
@@ -36,6 +39,10 @@ use std::{
 
 /// How long to wait when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Room for replies that a front-end has not taken, in bytes; the kernel makes it twice as much. They stay with whoever has the other end, also
+/// after the connection, and the descriptors in them, and count as this process's. A front-end waits for one reply at a time.
+const SEND_BUFFER: usize = 8192;
 
 /// How long a socket may be in use before it counts as another server's: of a server that was just killed, the kernel keeps it open until
 /// it has finished that server's operations.
@@ -417,6 +424,8 @@ async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, held: &Held) -> std::
             Ok(socket) => {
                 // Else the kernel throws an urgent byte away when it is met, and closes here what came with it.
                 let is_set = set_socket_oobinline(&socket, true).is_ok();
+                // With more room than that it works as well.
+                set_socket_send_buffer_size(&socket, SEND_BUFFER).ok();
                 let connection = Connection::new(socket, held);
                 if is_set {
                     return Ok(connection);
