@@ -29,16 +29,26 @@ impl Closing {
 
     /// Whether so few wait to be closed that there may be more.
     pub(crate) fn has_room(&self) -> bool {
-        self.queue().left.len() < MANY
+        let mut queue = self.queue();
+        let room = queue.left.len() < MANY;
+        if !room {
+            // Where there could be no thread when they came, and nothing more may come.
+            self.go_on(&mut queue);
+        }
+        room
     }
 
     /// Has descriptors closed.
     pub(crate) fn close(&self, fds: impl IntoIterator<Item = OwnedFd>) {
         let mut queue = self.queue();
         queue.left.extend(fds);
+        self.go_on(&mut queue);
+    }
+
+    fn go_on(&self, queue: &mut Queue) {
         if !queue.running && !queue.left.is_empty() {
             let this = self.clone();
-            // If there can be no thread now, then with the next ones.
+            // If there can be no thread now, then later.
             queue.running = thread::Builder::new().name("cairn-nbd-close".into()).spawn(move || this.run()).is_ok();
         }
     }

@@ -52,9 +52,18 @@ impl Lane {
     fn take(&self, thing: Box<dyn Send>) {
         let mut queue = self.0.queue();
         queue.things.push_back(thing);
-        if !queue.running {
+        self.run(&mut queue);
+    }
+
+    /// Tries once more where there could be no thread when something came: for those who wait until it is gone, when nothing else may come.
+    pub(crate) fn go_on(&self) {
+        self.run(&mut self.0.queue());
+    }
+
+    fn run(&self, queue: &mut Queue) {
+        if !queue.running && !queue.things.is_empty() {
             let shared = Arc::clone(&self.0);
-            // If there can be no thread now, then with the next thing.
+            // If there can be no thread now, then later.
             queue.running = thread::Builder::new().name(self.0.name.into()).spawn(move || shared.run()).is_ok();
         }
     }

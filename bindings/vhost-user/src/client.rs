@@ -103,6 +103,11 @@ impl Record {
         self.queues.store(queues as u64, Relaxed);
     }
 
+    /// Whether any ring is being served.
+    pub(crate) fn has_queues(&self) -> bool {
+        self.queues.load(Relaxed) > 0
+    }
+
     pub(crate) fn started(&self) {
         add(&self.started, 1);
     }

@@ -70,7 +70,12 @@ impl Held {
     /// Whether so few are open that there may be more: otherwise, whoever connects and goes, or sends some again and again, would have the
     /// process run out of descriptors while closing one of them waits.
     pub(crate) fn has_room(&self) -> bool {
-        self.open.load(Ordering::Relaxed) < MAX_OPEN
+        let room = self.open.load(Ordering::Relaxed) < MAX_OPEN;
+        if !room {
+            self.closing.go_on();
+            freeing().go_on();
+        }
+        room
     }
 
     fn add(&self) {

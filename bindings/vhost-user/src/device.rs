@@ -63,7 +63,7 @@ pub(crate) struct Device {
     cache: CacheMode,
     /// The front-end keeps the books of what is in flight, to go on with another back-end.
     pub(crate) tracked: Cell<bool>,
-    /// What the front-end may have mapped.
+    /// What the front-end may have mapped, with what those before it had.
     pub(crate) budget: Arc<Budget>,
     memory: RefCell<Rc<Memory>>,
     /// Bytes that requests in flight hold: engine buffers, and what was read of their chains.
@@ -95,6 +95,7 @@ impl Device {
         options: Rc<Options>,
         record: Arc<Record>,
         cache: CacheMode,
+        budget: Arc<Budget>,
     ) -> Self {
         Self {
             turns: Turns::new(reactor.clone()),
@@ -107,7 +108,7 @@ impl Device {
             features: Cell::new(0),
             cache,
             tracked: Cell::new(false),
-            budget: Arc::default(),
+            budget,
             memory: RefCell::default(),
             bytes: Cell::new(0),
             room: Line::default(),

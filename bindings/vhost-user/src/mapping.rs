@@ -27,12 +27,19 @@ pub(crate) const MAX_REGIONS: usize = 64;
 const LIVE: usize = 2;
 /// Regions that a front-end may have mapped however many others there are in the process.
 const FEW: usize = 16;
+/// Bytes that all front-ends of a process may have mapped. Where it has no address left, of the 128 TiB that there are for everything, it ends
+/// with the next buffer that it makes.
+const MOST_BYTES: u64 = 96 << 40;
+/// When so many are mapped, the rest is for front-ends that have few.
+const CROWDED_BYTES: u64 = 64 << 40;
+/// Bytes that a front-end may have mapped then.
+const FEW_BYTES: u64 = 64 << 30;
 /// How long to wait for something to be unmapped, before the next look.
 const UNMAPPING_PAUSE: Duration = Duration::from_millis(5);
 /// `f_type` of hugetlbfs.
 const HUGETLBFS: u64 = 0x958458f6;
 
-/// What one front-end has mapped.
+/// What the front-ends of one export have mapped, one after the other: who connects anew begins with what is still to be unmapped.
 #[derive(Debug)]
 pub(crate) struct Budget {
     regions: AtomicUsize,
@@ -49,15 +56,37 @@ impl Default for Budget {
     }
 }
 
+/// Bytes that all front-ends have mapped.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Why a front-end may not have so much mapped, of `all` bytes in the process.
+fn refusal(regions: usize, bytes: u64, all: u64) -> Option<String> {
+    let (most, most_bytes) = (LIVE * MAX_REGIONS, LIVE as u64 * MAX_BYTES);
+    if regions > most || bytes > most_bytes {
+        let text = format!("{regions} mappings of {bytes} bytes, with those that rings and requests still use");
+        return Some(format!("{text}: {most} of {most_bytes} bytes are the most"));
+    }
+    let text = "this process has mapped so much that each front-end has";
+    if regions > FEW && is_crowded() {
+        return Some(format!("{text} {FEW} regions at most"));
+    }
+    if all > MOST_BYTES || (bytes > FEW_BYTES && all > CROWDED_BYTES) {
+        return Some(format!("{text} {FEW_BYTES} bytes at most"));
+    }
+    None
+}
+
 impl Budget {
     fn has_room(&self, regions: usize, bytes: u64) -> bool {
-        self.regions.load(Ordering::Relaxed) + regions <= LIVE * MAX_REGIONS
-            && self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= LIVE as u64 * MAX_BYTES
+        let regions = self.regions.load(Ordering::Relaxed).saturating_add(regions);
+        let with = |mapped: &AtomicU64| mapped.load(Ordering::Relaxed).saturating_add(bytes);
+        refusal(regions, with(&self.bytes), with(&MAPPED)).is_none()
     }
 
     /// Waits until there is room for so much more, if what nobody uses any more may leave it: unmapping takes its time.
     pub(crate) async fn room(&self, reactor: &Reactor, regions: usize, bytes: u64) {
         while !self.has_room(regions, bytes) && self.parting.load(Ordering::Relaxed) > 0 {
+            self.lane.go_on();
             reactor.sleep(UNMAPPING_PAUSE).await;
         }
     }
@@ -75,14 +104,9 @@ impl Share {
         // Made first: dropped, it gives back what was added.
         let share = Self { budget: Arc::clone(budget), bytes };
         let regions = budget.regions.fetch_add(1, Ordering::Relaxed) + 1;
-        let total = budget.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        if regions > LIVE * MAX_REGIONS || total > LIVE as u64 * MAX_BYTES {
-            let (most, most_bytes) = (LIVE * MAX_REGIONS, LIVE as u64 * MAX_BYTES);
-            let text = format!("{regions} mappings of {total} bytes, with those that rings and requests still use");
-            return Err(format!("{text}: {most} of {most_bytes} bytes are the most"));
-        }
-        if regions > FEW && is_crowded() {
-            return Err(format!("this process has mapped so much that each front-end has {FEW} regions at most"));
+        let with = |mapped: &AtomicU64| mapped.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if let Some(why) = refusal(regions, with(&budget.bytes), with(&MAPPED)) {
+            return Err(why);
         }
         Ok(share)
     }
@@ -92,6 +116,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let _before = self.budget.regions.fetch_sub(1, Ordering::Relaxed);
         let _before = self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let _before = MAPPED.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

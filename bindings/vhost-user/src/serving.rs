@@ -12,6 +12,7 @@ use crate::{
     device::{CacheMode, Device},
     list::List,
     listen::{self, SocketFile},
+    mapping::Budget,
     options::Options,
     session::Session,
     source::Source,
@@ -21,7 +22,10 @@ use crate::{
 use cairn_engine::{Error, ErrorKind, LocalPool, Reactor, Result, Target};
 use rustix::{
     io::Errno,
-    net::{SocketFlags, accept_with, sockopt::set_socket_oobinline},
+    net::{
+        SocketFlags, accept_with,
+        sockopt::{set_socket_oobinline, set_socket_send_buffer_size},
+    },
 };
 use std::{
     cell::{Cell, RefCell},
@@ -35,6 +39,10 @@ use std::{
 
 /// How long to wait when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Room for replies that a front-end has not taken, in bytes; the kernel makes it twice as much. They stay with whoever has the other end, also
+/// after the connection, and the descriptors in them, and count as this process's. A front-end waits for one reply at a time.
+const SEND_BUFFER: usize = 8192;
 
 /// How long a socket may be in use before it counts as another server's: of a server that was just killed, the kernel keeps it open until
 /// it has finished that server's operations.
@@ -79,6 +87,8 @@ struct Export {
     draining: Cell<bool>,
     /// Its socket, its front-ends, and what these have sent.
     held: Held,
+    /// What they have mapped.
+    budget: Arc<Budget>,
     changed: Signal,
 }
 
@@ -264,6 +274,7 @@ impl Serving {
             busy: Cell::new(false),
             draining: Cell::new(false),
             held: Held::default(),
+            budget: Arc::default(),
             changed: Signal::default(),
         });
         let _none = self.exports.borrow_mut().insert(name.to_owned(), Rc::clone(&export));
@@ -349,7 +360,8 @@ impl Serving {
         let reactor = self.pool.reactor().clone();
         let options = Rc::clone(&self.options);
         let cache = CacheMode::new(source, Arc::clone(&self.list));
-        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record), cache);
+        let budget = Arc::clone(&export.budget);
+        let device = Device::new(volume, reactor.clone(), &export.name, options, Arc::clone(&record), cache, budget);
         self.directory.set_client(&export.name, Some(record));
         export.busy.set(true);
         export.draining.set(true);
@@ -412,6 +424,8 @@ async fn accept(reactor: &Reactor, listener: &Rc<Foreign>, held: &Held) -> std::
             Ok(socket) => {
                 // Else the kernel throws an urgent byte away when it is met, and closes here what came with it.
                 let is_set = set_socket_oobinline(&socket, true).is_ok();
+                // With more room than that it works as well.
+                set_socket_send_buffer_size(&socket, SEND_BUFFER).ok();
                 let connection = Connection::new(socket, held);
                 if is_set {
                     return Ok(connection);

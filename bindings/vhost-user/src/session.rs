@@ -361,18 +361,19 @@ fn expect<'a>(kind: Kind, fds: impl IntoIterator<Item = &'a Foreign>) -> Result<
     }
 }
 
-/// Tells the front-end when the volume has another size than before.
+/// Tells the front-end when the volume has another size than it was told, and once in any case, as soon as there are rings, whose driver can be
+/// told: what the front-end knows may be older than its connection, and the volume may have grown while nobody was connected.
 async fn watch_size(device: Rc<Device>, channel: Foreign) {
     let message = protocol::encode(BACKEND_CONFIG_CHANGE, VERSION, &[]);
-    let mut told = device.volume.size();
+    let mut told = None;
     loop {
         device.reactor.sleep(SIZE_INTERVAL).await;
         let size = device.volume.size();
-        if size == told {
+        if told == Some(size) || !device.record.has_queues() {
             continue;
         }
         match send_now(&channel, &message, None) {
-            Ok(n) if n == message.len() => told = size,
+            Ok(n) if n == message.len() => told = Some(size),
             // It takes none now: later.
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             _ => return,

@@ -20,7 +20,14 @@ use cairn_engine::{Admitted, Task};
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::Duration,
 };
+
+/// Kicks in a row with nothing behind them that are taken as they come. Drivers have few. But an eventfd that counts down (`EFD_SEMAPHORE`) kicks
+/// for ever, and nobody has to do anything for that.
+const KICKS_FOR_NOTHING: u32 = 64;
+/// How long to wait before each one after those.
+const KICK_PAUSE: Duration = Duration::from_millis(1);
 
 /// The eventfds of a ring, some of which the front-end may leave out.
 #[derive(Clone, Default)]
@@ -211,27 +218,31 @@ impl Vring {
         }
     }
 
-    /// Takes everything that is in the ring, and asks for kicks.
-    async fn take_available(self: &Rc<Self>, share: &mut Share) -> Result<(), Broken> {
+    /// Takes everything that is in the ring, and asks for kicks. Whether there was anything.
+    async fn take_available(self: &Rc<Self>, share: &mut Share) -> Result<bool, Broken> {
+        let mut any = false;
         loop {
             share.get().await;
             if self.is_over() {
-                return Ok(());
+                return Ok(any);
             }
             let memory = self.memory();
             let next = self.ring.borrow_mut().peek(&memory)?;
             let Some(head) = next else {
                 let mut ring = self.ring.borrow_mut();
                 if !ring.ask_for_kicks(&memory)? {
-                    return Ok(());
+                    return Ok(any);
                 }
                 ring.refuse_kicks(&memory)?;
+                // A driver could have its index come and go between any two looks: they count, so that others get their turn.
+                share.spend(0);
                 continue;
             };
+            any = true;
             let found = self.find(head, share)?;
             let admission = self.admit(&found).await;
             if let Some(admission) = admission.filter(|_| !self.broken.get()) {
-                self.ring.borrow_mut().take(head);
+                self.ring.borrow_mut().take(&found.memory, head)?;
                 self.carry_out(found, admission);
             }
         }
@@ -279,9 +290,16 @@ async fn serve(ending: Ending, kick: Rc<Event>, left: Vec<u16>) {
         let Some(admission) = vring.admit(&found).await else { return };
         vring.carry_out(found, admission);
     }
+    let mut for_nothing = 0u32;
     loop {
-        if let Err(broken) = vring.take_available(&mut share).await {
-            return vring.break_off(&broken);
+        match vring.take_available(&mut share).await {
+            Ok(true) => for_nothing = 0,
+            Ok(false) => for_nothing = for_nothing.saturating_add(1),
+            Err(broken) => return vring.break_off(&broken),
+        }
+        if for_nothing > KICKS_FOR_NOTHING {
+            let over = vring.over.until(|| vring.is_over());
+            let (First::A(()) | First::B(())) = first(over, vring.device.reactor.sleep(KICK_PAUSE)).await;
         }
         // A ring that begins behind this one looks once and then counts on kicks: none may be taken from it.
         let over = vring.over.until(|| vring.is_over());

@@ -116,8 +116,12 @@ impl Ring {
     /// The next head, which stays where it is.
     pub(crate) fn peek(&mut self, memory: &Memory) -> Result<Option<u16>, Broken> {
         self.whole(memory)?;
+        if self.queue.avail_idx(&memory.guest, Ordering::Acquire).map_err(broken)?.0 == self.queue.next_avail() {
+            return Ok(None);
+        }
         let mut heads = self.queue.iter(&memory.guest).map_err(broken)?;
-        let Some(chain) = heads.next() else { return Ok(None) };
+        // It ends without a word where an entry cannot be read: between two regions, or where one begins at an odd address.
+        let chain = heads.next().ok_or_else(|| broken("an entry of its available ring cannot be read"))?;
         heads.go_to_previous_position();
         let head = chain.head_index();
         match self.in_flight.get(usize::from(head)) {
@@ -127,15 +131,19 @@ impl Ring {
         }
     }
 
-    /// Takes the head that [`peek`](Self::peek) has found.
-    pub(crate) fn take(&mut self, head: u16) {
+    /// Takes the head that [`peek`](Self::peek) has found some time ago. On an error it is not to be carried out: the books may not say that it
+    /// is in flight.
+    pub(crate) fn take(&mut self, memory: &Memory, head: u16) -> Result<(), Broken> {
+        self.whole(memory)?;
         self.queue.set_next_avail(self.queue.next_avail().wrapping_add(1));
         if let Some(taken) = self.in_flight.get_mut(usize::from(head)) {
             *taken = true;
         }
         if let Some(tracker) = &mut self.tracker {
             tracker.take(head);
+            tracker.whole()?;
         }
+        Ok(())
     }
 
     /// The chain that begins at a head.

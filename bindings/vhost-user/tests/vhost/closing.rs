@@ -189,20 +189,60 @@ fn one_thread_and_few_descriptors() {
     eventually("there is nothing left to be done", || closing() == 0);
 }
 
+/// Whether this process may start threads. (Of the superuser no number of them is asked.)
+#[allow(unsafe_code)]
+fn allow_threads(allowed: bool) {
+    let user = if allowed { 0 } else { 65534 };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain system calls, one of them with a local.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit), 0);
+        limit.rlim_cur = if allowed { limit.rlim_max } else { 0 };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);
+        if libc::getuid() == 0 || allowed && libc::geteuid() == 65534 {
+            assert_eq!(libc::setresuid(user, user, 0), 0);
+        }
+    }
+}
+
+/// What could not be closed as it came, since there was no thread for that, is closed when there can be one.
+fn without_threads() {
+    let fixture = Fixture::new();
+    let front_end = fixture.connect();
+    let many: Vec<_> = (0..100).map(|_| event()).collect();
+    let many: Vec<_> = many.iter().map(|event| event.as_fd()).collect();
+    allow_threads(false);
+    assert!(thread::Builder::new().spawn(|| ()).is_err());
+    front_end.send(GET_FEATURES, 0, &[], &many);
+    assert!(front_end.is_closed());
+    eventually("it is let go", || fixture.client().is_none());
+    // And the turn is over in which it was.
+    block_on(fixture.pool.run(|_| async {})).unwrap();
+    allow_threads(true);
+    assert!(fixture.connect().number(GET_FEATURES) > 0);
+}
+
 /// Tells the process of [`in_a_process_of_its_own`] what to do.
 const WHAT: &str = "CAIRN_VHOST_USER_CLOSES";
 
-/// Not a test but the other process of the next one, which counts threads.
+/// Not a test but the other process of the next two, which counts threads, or has none.
 #[test]
 fn in_a_process_of_its_own() {
-    if std::env::var(WHAT).is_ok() {
-        one_thread_and_few_descriptors();
+    match std::env::var(WHAT).as_deref() {
+        Ok("once") => one_thread_and_few_descriptors(),
+        Ok("later") => without_threads(),
+        _ => {}
     }
 }
 
 #[test]
 fn takes_one_thread_and_few_descriptors() {
     assert!(run_alone("closing::in_a_process_of_its_own", WHAT, "once").success());
+}
+
+#[test]
+fn goes_on_when_there_can_be_a_thread() {
+    assert!(run_alone("closing::in_a_process_of_its_own", WHAT, "later").success());
 }
 
 /// Has an `eventfd` watched by an `epoll` that is busy telling somebody who never listens, for as long as the other descriptor is open: who

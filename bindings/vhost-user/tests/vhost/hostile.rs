@@ -4,7 +4,7 @@ use crate::{fixture::*, front_end::*, ring::*};
 use rustix::{
     event::{EventfdFlags, eventfd},
     fs::{MemfdFlags, ftruncate, memfd_create},
-    io::write,
+    io::{ioctl_fionread, write},
 };
 use std::{
     fs::File,
@@ -361,6 +361,30 @@ fn full_counters_hold_nobody_up() {
     assert_eq!(ring.stop(&front_end), 100);
     drop(front_end);
     fixture.serves_others();
+}
+
+/// What it has not taken stays with it after the connection: files of the server's, and bytes that count as the server's.
+#[test]
+fn who_takes_no_replies_gets_few() {
+    const REPLY: u64 = 12 + 24;
+    let fixture = Fixture::new();
+    let front_end = fixture.connect();
+    front_end.agree(FEATURES);
+    let shape = [&words(&[0, 0])[..], &1u16.to_ne_bytes(), &64u16.to_ne_bytes(), &[0; 4]].concat();
+    for _ in 0..200 {
+        front_end.send(GET_INFLIGHT_FD, 0, &shape, &[]);
+    }
+    // Until no more come: in each turn the server sends what it can.
+    let there = || ioctl_fionread(&front_end.stream).unwrap();
+    let mut before = 0;
+    while there() == 0 || there() > before {
+        before = there();
+        (0..1000).for_each(|_| pollster::block_on(fixture.pool.run(|_| async {})).unwrap());
+    }
+    assert!(before <= 32 * REPLY, "{} replies wait", before / REPLY);
+    for _ in 0..200 {
+        assert!(front_end.reply(GET_INFLIGHT_FD).1.is_some());
+    }
 }
 
 #[test]

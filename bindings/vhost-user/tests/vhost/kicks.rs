@@ -6,7 +6,11 @@ use rustix::{
     event::{EventfdFlags, eventfd},
     net::{RecvFlags, recv},
 };
-use std::{os::fd::AsFd, time::Instant};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    thread,
+    time::{Duration, Instant},
+};
 
 const DATA: u64 = 4 << 20;
 /// How often other tasks run in two turns of the reactor, at most.
@@ -70,4 +74,29 @@ async fn passes(mut count: u32) {
         count == 0
     })
     .await;
+}
+
+/// An eventfd that counts down kicks for as long as anybody can wait, and nobody has to do anything for it.
+#[test]
+fn endless_kicks_for_nothing_are_taken_now_and_then() {
+    let fixture = Fixture::new();
+    let (guest, front_end) = (Guest::new(), fixture.connect());
+    front_end.set_up(&guest, FEATURES);
+    let mut ring = Ring::new(&guest, 0, 64, 0x10000);
+    ring.kick = eventfd(u32::MAX, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).unwrap();
+    ring.start(&front_end, 0);
+    let left = || {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", ring.kick.as_raw_fd())).unwrap();
+        let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:")).unwrap();
+        u64::from_str_radix(count.trim(), 16).unwrap()
+    };
+    // What the first ones are is not held against anybody.
+    eventually("they are taken", || left() < u64::from(u32::MAX) - 64);
+    let (start, before) = (Instant::now(), left());
+    thread::sleep(Duration::from_millis(500));
+    let taken = before - left();
+    // Each of them behind a pause of a millisecond, which may take longer.
+    let most = start.elapsed().as_millis() as u64 + 2;
+    assert!(taken <= most, "{taken} kicks in {most} ms");
+    assert_eq!(ring.run(GET_ID, 0, DATA, 20), 0);
 }

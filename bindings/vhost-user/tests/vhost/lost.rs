@@ -1,6 +1,7 @@
 //! Memory that is lost while it is used, and signals that only look like that; each in a process of its own, which they could end.
 
 use crate::{attacker::run_alone, fixture::*, front_end::*, ring::*};
+use pollster::block_on;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::{
     fs::File,
@@ -200,6 +201,35 @@ fn the_last_of_a_file() {
     eventually("another thread lets go of it", || !mapped());
 }
 
+/// A request waits for a limit while the books are lost in which it would be in flight.
+fn books_that_are_lost_before_a_request_is_taken() {
+    let fixture = Fixture::new();
+    let db = "db".parse().unwrap();
+    let limit = |value: Option<&str>| {
+        let change = [("total_bytes_sec".to_owned(), value.map(str::to_owned))];
+        block_on(fixture.pool.set_qos(&db, &change)).unwrap();
+    };
+    let (guest, front_end) = (Guest::new(), fixture.connect());
+    front_end.set_up(&guest, FEATURES);
+    let books = file("books", 4096);
+    let shape = [&words(&[4096, 0])[..], &1u16.to_ne_bytes(), &64u16.to_ne_bytes(), &[0; 4]].concat();
+    front_end.must(SET_INFLIGHT_FD, &shape, &[books.as_fd()]);
+    limit(Some("1"));
+    let mut ring = Ring::new(&guest, 0, 64, 0x10000);
+    ring.start(&front_end, 0);
+    assert_eq!(ring.run(OUT, 0, DATA, 65536), 0);
+    guest.memory.write_slice(&[7; 4096], GuestAddress(DATA)).unwrap();
+    ring.put(OUT, 0, DATA, 4096, false).unwrap();
+    ring.kick();
+    eventually("it waits", || block_on(fixture.pool.qos(&db)).unwrap().waiting == 1);
+    ftruncate(&books, 0).unwrap();
+    limit(None);
+    is_given_up(&fixture);
+    let _base = ring.stop(&front_end);
+    assert_eq!(ring.used_index(), 1);
+    assert!(fixture.read(0, 4096).iter().all(|&byte| byte == 0), "it was carried out, and nobody can know");
+}
+
 /// Not a test but the other process of those below.
 #[test]
 fn in_a_process_of_its_own() {
@@ -212,6 +242,7 @@ fn in_a_process_of_its_own() {
         Ok("discards that are taken up") => ranges_half_of_which_are_lost(DISCARD, true),
         Ok("requests that were left") => requests_that_were_left_in_lost_memory(),
         Ok("the last of a file") => the_last_of_a_file(),
+        Ok("books") => books_that_are_lost_before_a_request_is_taken(),
         _ => {}
     }
 }
@@ -252,4 +283,9 @@ fn requests_that_were_left_cost_nothing_in_lost_memory() {
 #[test]
 fn files_are_not_freed_where_a_page_is_lost() {
     survives("the last of a file");
+}
+
+#[test]
+fn nothing_is_taken_that_the_books_cannot_tell() {
+    survives("books");
 }

@@ -140,6 +140,24 @@ fn the_bytes_that_rings_keep_are_bounded() {
     eventually("it is unmapped", || mapped("memfd:giant").0 == 0);
 }
 
+/// Who comes again and again is no other front-end: what it has left behind is unmapped first.
+#[test]
+fn the_bytes_of_connections_before_are_counted() {
+    let fixture = Fixture::new();
+    let giant = memfd_create("again", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&giant, 4 * TIB).unwrap();
+    for _ in 0..20 {
+        let hostile = fixture.connect();
+        hostile.agree(FEATURES);
+        hostile.must(SET_MEM_TABLE, &words(&[1, 0, 4 * TIB, USER, 0]), &[giant.as_fd()]);
+        let bytes = mapped("memfd:again").1;
+        assert!(bytes <= 8 * TIB, "{} TiB, of 128 that the process has for everything", bytes / TIB);
+        drop(hostile);
+        eventually("it is forgotten", || fixture.client().is_none());
+    }
+    eventually("it is unmapped", || mapped("memfd:again").0 == 0);
+}
+
 /// Gives tables of 64 regions, each kept by a ring. How many regions could be.
 fn hoard_regions(front_end: &FrontEnd, guest: &Guest, small: &OwnedFd) -> u64 {
     front_end.agree(FEATURES);
@@ -186,9 +204,27 @@ const WHAT: &str = "CAIRN_VHOST_USER_MAPS";
 /// Not a test but the other process of the next one, which has as much mapped as a process may.
 #[test]
 fn in_a_process_of_its_own() {
-    if std::env::var(WHAT).is_ok() {
-        many_who_hoard_regions();
+    match std::env::var(WHAT).as_deref() {
+        Ok("regions") => many_who_hoard_regions(),
+        Ok("bytes") => many_who_hoard_bytes(),
+        _ => {}
     }
+}
+
+fn many_who_hoard_bytes() {
+    let (fixture, guest) = (Fixture::new(), Guest::new());
+    let many: Vec<_> = (0..20).map(|i| another(&fixture, &format!("v{i}"))).collect();
+    let hoarded: u32 = many.iter().map(|hostile| hoard_bytes(hostile, &guest)).sum();
+    assert_eq!(hoarded, 16, "tables of 4 TiB; the process has 128 TiB for everything");
+    let honest = another(&fixture, "honest");
+    honest.agree(FEATURES);
+    let file = memory_file(32 << 30);
+    for _ in 0..4 {
+        // The one before is unmapped first.
+        honest.must(SET_MEM_TABLE, &words(&[1, 0, 32 << 30, USER, 0]), &[file.as_fd()]);
+    }
+    drop(many);
+    eventually("it is unmapped", || mapped("memfd:giant").0 == 0);
 }
 
 fn many_who_hoard_regions() {
@@ -205,5 +241,7 @@ fn many_who_hoard_regions() {
 
 #[test]
 fn who_maps_much_leaves_others_what_they_need() {
-    assert!(run_alone("memory::in_a_process_of_its_own", WHAT, "much").success());
+    for what in ["regions", "bytes"] {
+        assert!(run_alone("memory::in_a_process_of_its_own", WHAT, what).success(), "{what}");
+    }
 }

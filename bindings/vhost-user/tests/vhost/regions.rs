@@ -1,7 +1,8 @@
 //! Rings that do not lie in one region of memory.
 
-use crate::{fixture::*, front_end::*, ring::*};
+use crate::{attacker::answers, fixture::*, front_end::*, ring::*};
 use std::os::fd::AsFd;
+use vm_memory::{Bytes, GuestAddress};
 
 const DATA: u64 = 4 << 20;
 
@@ -43,4 +44,30 @@ fn a_ring_may_end_where_memory_ends() {
     ring.offer(head);
     ring.kick();
     assert_eq!((ring.wait().1, fixture.client().unwrap().faults), (1, 0));
+}
+
+/// Two regions meet within an entry of the available ring, or at an odd address, so that the entries behind it are at odd ones, too.
+#[test]
+fn entries_that_cannot_be_read_keep_nobody_waiting() {
+    let (descriptors, used, available) = (0x10000, 0x20000, 0x30000u64);
+    for (bound, next) in [(available + 5, 0u16), (available + 7, 2)] {
+        for features in [FEATURES, FEATURES | F_EVENT_INDEX] {
+            let fixture = Fixture::new();
+            let (guest, front_end) = (Guest::new(), fixture.connect());
+            front_end.agree(features);
+            let table = words(&[2, 0, bound, USER, 0, bound, 1 << 20, USER + bound, 0x40000]);
+            front_end.must(SET_MEM_TABLE, &table, &[guest.file.as_fd(), guest.file.as_fd()]);
+            guest.memory.write_obj(next + 1, GuestAddress(available + 2)).unwrap();
+            let ring = Ring::new(&guest, 0, 64, descriptors);
+            let addresses = words(&[USER + descriptors, USER + used, USER + available, 0]);
+            front_end.must(SET_VRING_NUM, &pair(0, 64), &[]);
+            front_end.must(SET_VRING_BASE, &pair(0, u32::from(next)), &[]);
+            front_end.must(SET_VRING_ADDR, &[pair(0, 0), addresses].concat(), &[]);
+            front_end.must(SET_VRING_KICK, &words(&[0]), &[ring.kick.as_fd()]);
+            front_end.must(SET_VRING_ENABLE, &pair(0, 1), &[]);
+            assert!(answers(&fixture.pool), "the reactor looks for ever at what it cannot read");
+            let fault = || fixture.client().and_then(|client| client.last_fault).unwrap_or_default();
+            eventually("the ring is given up", || fault().contains("cannot be read"));
+        }
+    }
 }

@@ -242,6 +242,34 @@ fn a_volume_that_grows_is_told_and_can_be_used_at_once() {
     assert_eq!(ring.run(IN, SIZE / 512, DATA, 512), 0);
 }
 
+/// Its machine runs on, and has asked for the size long before.
+#[test]
+fn a_volume_that_grew_while_nobody_was_connected_is_told() {
+    let fixture = Fixture::new();
+    let guest = Guest::new();
+    let mut ring = Ring::new(&guest, 0, 64, 0x10000);
+    let serve = |base| {
+        let front_end = fixture.connect();
+        front_end.set_up(&guest, FEATURES);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        front_end.must(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]);
+        ring.start(&front_end, base);
+        (front_end, ours)
+    };
+    let first = serve(0);
+    assert_eq!(first.0.config(0, 8), (SIZE / 512).to_le_bytes());
+    drop(first);
+    eventually("it is gone", || fixture.client().is_none());
+    block_on(fixture.pool.resize("db", SIZE * 2)).unwrap();
+    let (front_end, mut channel) = serve(0);
+    let mut message = [0; 12];
+    channel.read_exact(&mut message).unwrap();
+    assert_eq!(message, [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(front_end.config(0, 8), (SIZE * 2 / 512).to_le_bytes());
+    assert_eq!(ring.run(IN, SIZE / 512, DATA, 512), 0);
+}
+
 #[test]
 fn several_volumes_have_a_socket_each() {
     let fixture = Fixture::new();
