@@ -97,7 +97,7 @@ impl Client {
             1 | 2 => {
                 volume.discard(offset, length, false).await.unwrap();
                 let end = if first + count == SECTORS { SECTORS } else { (first + count) / 8 * 8 };
-                let start = first.next_multiple_of(8);
+                let start = first.next_multiple_of(8).min(SECTORS);
                 self.now[start as usize..end.max(start) as usize].fill(0);
             }
             3 => {
