@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use cairn_bench::{Bench, Report, Target, run};
+use cairn_engine::KIB;
 
-use crate::row::{Kind, Row};
+use crate::row::{Kind, ROWS, Row};
 
 /// The pattern of a row. What the targets hold is the comparison's own.
 fn pattern(row: &Row, size: u64) -> Result<Bench, String> {
@@ -41,6 +42,16 @@ pub fn fill(target: Target, size: u64) -> Result<(), String> {
         ..Bench::named("read").map_err(|e| e.to_string())?
     };
     go(target, &once).map(drop)
+}
+
+/// Overwrites the target block by block in any order, as many blocks as it has: most of them at least once. Then flushes.
+///
+/// # Errors
+/// What the target says.
+pub fn scatter(target: Target, size: u64) -> Result<(), String> {
+    let row = Row { kind: Kind::RandomWrite, block: 4 * KIB, depth: 32, ..ROWS[0] };
+    let overwrite = Bench { requests: Some(size / row.block), ..pattern(&row, size)? };
+    go(target, &overwrite).map(drop)
 }
 
 /// Runs a row for `seconds`; requests a second. A write with its flush is one.

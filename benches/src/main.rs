@@ -8,7 +8,7 @@ use cairn_benches::{
     row::{Before, ROWS, Row},
     table::{Rates, TARGETS, markdown},
 };
-use cairn_engine::{GIB, OpenOptions, Pool, PoolOptions, VolumeOptions};
+use cairn_engine::{GIB, OpenOptions, Pace, Pool, PoolOptions, RegroupEnd, RegroupOptions, VolumeOptions};
 use clap::Parser;
 
 /// Measures the raw file, Cairn in-process, Cairn over NBD and qcow2 over NBD side by side.
@@ -142,6 +142,14 @@ impl Round<'_> {
         let target = || Target::Volume { pool: pool.clone(), name: "disk".to_owned() };
         match prepare {
             Some(Before::Written) => load::fill(target(), self.size)?,
+            Some(Before::Scattered) => load::scatter(target(), self.size)?,
+            Some(Before::Regrouped) => {
+                let options = RegroupOptions { pace: Pace::unlimited(), dry_run: false };
+                let outcome = pollster::block_on(pool.regroup("disk", options)).map_err(text)?;
+                if outcome.end != RegroupEnd::Finished {
+                    return Err(format!("the regroup ended early: {outcome:?}"));
+                }
+            }
             Some(Before::Snapshot) => {
                 let taken = pollster::block_on(async { pool.volume("disk").await?.snapshot("s").await });
                 drop(taken.map_err(text)?);
@@ -159,6 +167,10 @@ impl Round<'_> {
         if prepare == Some(Before::Snapshot) {
             peers::run(&self.args.cairn, &["--pool", &pool.to_string_lossy(), "snapshot", "create", "disk@s"])?;
         }
+        if prepare == Some(Before::Regrouped) {
+            let args = ["--pool", &pool.to_string_lossy(), "regroup", "disk", "--rate", "unlimited"];
+            peers::run(&self.args.cairn, &args)?;
+        }
         self.over_nbd(&server, row, prepare)
     }
 
@@ -173,8 +185,10 @@ impl Round<'_> {
 
     fn over_nbd(&self, server: &peers::Server, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
         let target = || server.uri.parse::<Target>().map_err(text);
-        if prepare == Some(Before::Written) {
-            load::fill(target()?, self.size)?;
+        match prepare {
+            Some(Before::Written) => load::fill(target()?, self.size)?,
+            Some(Before::Scattered) => load::scatter(target()?, self.size)?,
+            _ => {}
         }
         load::measure(target()?, row, self.size, self.args.seconds)
     }

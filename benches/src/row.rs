@@ -22,6 +22,10 @@ pub enum Before {
     Fresh,
     /// All was written sequentially.
     Written,
+    /// All was written, then most of it again, block by block, in any order.
+    Scattered,
+    /// The same, and then it was regrouped, where there is such a thing.
+    Regrouped,
     /// All was written, then a snapshot was taken.
     Snapshot,
 }
@@ -48,13 +52,15 @@ const fn row(name: &'static str, kind: Kind, before: Before, block: u64, depth: 
 }
 
 /// The rows of the table, in the order in which they are run on a target.
-pub const ROWS: [Row; 8] = [
+pub const ROWS: [Row; 10] = [
     row("4K randwrite fresh QD32", Kind::RandomWrite, Before::Fresh, 4 * KIB, 32),
     row("1M write QD8", Kind::Write, Before::Fresh, MIB, 8),
     row("1M read QD8", Kind::Read, Before::Written, MIB, 8),
     row("4K randread QD32", Kind::RandomRead, Before::Written, 4 * KIB, 32),
     row("4K randread QD1", Kind::RandomRead, Before::Written, 4 * KIB, 1),
     row("4K randwrite allocated QD32", Kind::RandomWrite, Before::Written, 4 * KIB, 32),
+    row("1M read QD8 overwritten at random", Kind::Read, Before::Scattered, MIB, 8),
+    row("1M read QD8 regrouped", Kind::Read, Before::Regrouped, MIB, 8),
     row("4K randwrite after a snapshot QD32", Kind::RandomWrite, Before::Snapshot, 4 * KIB, 32),
     Row { fsync: true, ..row("4K write + fsync QD1", Kind::RandomWrite, Before::Written, 4 * KIB, 1) },
 ];

@@ -71,7 +71,7 @@ impl Core {
                 Ok(false)
             }
             Shortage::Releasing => {
-                self.scrub_batch_over().await;
+                self.batches_over().await;
                 let before = self.state.borrow().space.free();
                 let sealed = self.state.borrow().space.has_sealed();
                 if sealed {
@@ -100,7 +100,7 @@ impl Core {
             self.check_yield.set(true);
         }
         for _ in 0..TURNS {
-            self.scrub_batch_over().await;
+            self.batches_over().await;
             // What was released meanwhile may be all that is missing.
             self.checkpoint().await?;
             self.commit_twice().await?;
@@ -242,24 +242,28 @@ impl Core {
     pub(crate) async fn admit(self: &Rc<Self>) -> Result<()> {
         loop {
             self.writable()?;
-            let (dirty, open, blocks) = {
-                let state = self.state.borrow();
-                (state.nodes.dirty_bytes(), state.nodes.open_bytes(), state.journal.blocks())
-            };
             // Those that a checkpoint is writing need no other one.
-            if open > self.limits.dirty_bytes / 2 {
+            if self.state.borrow().nodes.open_bytes() > self.limits.dirty_bytes / 2 {
                 self.want_checkpoint();
             }
-            let full = blocks * 4 >= self.max_group_blocks() * 3;
-            if dirty <= self.limits.dirty_bytes && !full {
+            if self.admits() {
                 return Ok(());
             }
             let signal = self.signals.admitted.notified();
-            if full {
+            if self.group_is_full() {
                 self.want_commit();
             }
             signal.await;
         }
+    }
+
+    /// Whether there is room for more records and more dirty nodes now.
+    pub(crate) fn admits(&self) -> bool {
+        self.state.borrow().nodes.dirty_bytes() <= self.limits.dirty_bytes && !self.group_is_full()
+    }
+
+    fn group_is_full(&self) -> bool {
+        self.state.borrow().journal.blocks() * 4 >= self.max_group_blocks() * 3
     }
 
     /// The clock: commits and checkpoints by age, gives space back, looks at the watermarks.

@@ -28,7 +28,7 @@ use crate::{
     storage::{Op, Part, buffer::IoBuf},
     tree::Missing,
     units::{BLOCK, BLOCK_SIZE, VersionId, VolumeId},
-    upkeep::{ScrubOutcome, ScrubProgress},
+    upkeep::{RegroupOutcome, RegroupProgress, ScrubOutcome, ScrubProgress},
     writeback::Backlogs,
 };
 
@@ -80,6 +80,17 @@ pub(crate) struct Scrubbing {
     pub(crate) count: u64,
 }
 
+/// The regroup that runs, if one does, and how the last one ended.
+#[derive(Default)]
+pub(crate) struct Regrouping {
+    pub(crate) running: Option<RegroupProgress>,
+    /// It has been asked to end.
+    pub(crate) cancelled: bool,
+    pub(crate) last: Option<RegroupOutcome>,
+    /// Regroups begun since the pool was opened.
+    pub(crate) count: u64,
+}
+
 #[derive(Default)]
 pub(crate) struct Signals {
     pub(crate) commit_wanted: Notify,
@@ -95,6 +106,8 @@ pub(crate) struct Signals {
     pub(crate) admitted: Notify,
     /// A scrub went on, ended, or was told something.
     pub(crate) scrub: Notify,
+    /// The same of a regroup; and it has let go of what it held.
+    pub(crate) regroup: Notify,
 }
 
 pub(crate) struct Core {
@@ -149,6 +162,9 @@ pub(crate) struct Core {
     pub(crate) scrub: RefCell<Scrubbing>,
     /// A scrub holds back the reuse of blocks, until its next signal.
     pub(crate) scrub_holds: Cell<bool>,
+    pub(crate) regroup: RefCell<Regrouping>,
+    /// The same of a regroup.
+    pub(crate) regroup_holds: Cell<bool>,
     /// Blocks that a read-merge-write is under way on.
     pub(crate) block_locks: BlockLocks,
     pub(crate) last_checkpoint: Cell<Duration>,
@@ -260,10 +276,14 @@ impl Core {
         ReadGuard { core: self.clone(), era }
     }
 
-    /// Waits until a scrub has let go of what it holds, which is never more than one batch.
-    pub(crate) async fn scrub_batch_over(&self) {
+    /// Waits until a scrub and a regroup have let go of what they hold, which is never more than one batch. Both hold it while the device
+    /// reads or writes, and wait for nothing else meanwhile.
+    pub(crate) async fn batches_over(&self) {
         if self.scrub_holds.get() {
             self.signals.scrub.notified().await;
+        }
+        if self.regroup_holds.get() {
+            self.signals.regroup.notified().await;
         }
     }
 

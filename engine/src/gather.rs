@@ -192,6 +192,15 @@ impl Writing {
         }
     }
 
+    /// Waits for its end, for those who must not wait for room: what finds none is told why.
+    pub(crate) async fn once(self) -> Result<Result<Reserved, Shortage>> {
+        match self.outcome.await {
+            Ok(reserved) => Ok(Ok(reserved)),
+            Err(Failure::Shortage(shortage)) => Ok(Err(shortage)),
+            Err(Failure::Io(error)) => Err(error),
+        }
+    }
+
     /// Waits for its end and gives up what was written.
     pub(crate) async fn give_up(self) {
         drop(self.outcome.await);

@@ -244,6 +244,25 @@ pub enum Event {
         /// Damaged blocks that it found.
         damaged_blocks: u64,
     },
+    /// A regroup of a volume has begun.
+    RegroupStarted {
+        /// The volume.
+        volume: String,
+    },
+    /// A regroup has found a damaged block, which it leaves alone.
+    RegroupDamage {
+        /// What it is, where, and what is wrong with it.
+        what: String,
+    },
+    /// A regroup has ended.
+    RegroupEnded {
+        /// The volume.
+        volume: String,
+        /// Whether it was through.
+        finished: bool,
+        /// Bytes that it moved.
+        moved: u64,
+    },
     /// A repair has done something.
     Repaired {
         /// What.

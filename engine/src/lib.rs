@@ -35,9 +35,11 @@ mod locks;
 mod names;
 mod open;
 mod options;
+mod pace;
 mod qos;
 mod reactor;
 mod recover;
+mod regroup;
 mod repair;
 mod replay;
 #[cfg(test)]
@@ -78,7 +80,8 @@ pub use storage::{
 };
 pub use units::{BLOCK, BLOCK_SIZE, GIB, KIB, MIB, SECTOR, TIB, VersionId, VolumeId};
 pub use upkeep::{
-    Damage, DamageKind, Pace, RepairAction, RepairPlan, RepairReport, RepairStep, ScrubOutcome, ScrubProgress,
-    ScrubReport, ScrubStatus,
+    Damage, DamageKind, Pace, RegroupEnd, RegroupOptions, RegroupOutcome, RegroupProgress, RegroupReport,
+    RegroupStatus, RepairAction, RepairPlan, RepairReport, RepairStep, ScrubOutcome, ScrubProgress, ScrubReport,
+    ScrubStatus,
 };
 pub use volume::{Admitted, LocalVolume};

@@ -360,6 +360,8 @@ fn build(
         repairing: Cell::new(false),
         scrub: RefCell::default(),
         scrub_holds: Cell::new(false),
+        regroup: RefCell::default(),
+        regroup_holds: Cell::new(false),
         block_locks: crate::locks::BlockLocks::default(),
         last_checkpoint: Cell::new(Duration::ZERO),
         watermark: Cell::new(0),

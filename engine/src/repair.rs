@@ -111,6 +111,12 @@ impl Alone {
                 open.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ")
             )));
         }
+        if let Some(regroup) = core.regroup.borrow().running.as_ref().filter(|regroup| !regroup.dry_run) {
+            return Err(busy(format!(
+                "a repair needs the pool for itself, and volume {:?} is being regrouped: wait for that or cancel it, and repair again",
+                regroup.volume
+            )));
+        }
         core.repairing.set(true);
         Ok(Self(core.clone()))
     }

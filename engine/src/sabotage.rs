@@ -86,6 +86,12 @@ pub enum Sabotage {
     ReadPastBacklog,
     /// What was acknowledged from memory and cannot be written is forgotten.
     ForgetUnwritten,
+    /// A regroup does not look again before it replaces what it has moved.
+    RegroupBlindly,
+    /// A regroup moves what others share.
+    RegroupShared,
+    /// A regroup moves data without a look at its checksum.
+    RegroupUnverified,
 }
 
 #[cfg(feature = "sim")]
@@ -100,7 +106,7 @@ mod switch {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 40] = {
+        pub const ALL: [Self; 43] = {
             use Sabotage::*;
             [
                 SkipCommitSync,
@@ -143,6 +149,9 @@ mod switch {
                 FlushPastBacklog,
                 ReadPastBacklog,
                 ForgetUnwritten,
+                RegroupBlindly,
+                RegroupShared,
+                RegroupUnverified,
             ]
         };
     }

@@ -1,4 +1,4 @@
-//! What scrubs and repairs are told and tell: plain values, safe to keep and to send.
+//! What scrubs, regroups and repairs are told and tell: plain values, safe to keep and to send.
 
 use std::fmt;
 
@@ -266,4 +266,115 @@ pub struct RepairReport {
     pub done: Vec<RepairAction>,
     /// The check after it: clean unless the plan named damage that stays.
     pub check: CheckReport,
+}
+
+/// How a volume is regrouped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RegroupOptions {
+    /// How fast, in bytes read and written together. It never goes faster than the limits of the pool and the volumes' own requests leave
+    /// room for.
+    pub pace: Pace,
+    /// Whether it only looks: it says what there is to move, and changes nothing.
+    pub dry_run: bool,
+}
+
+/// What a regroup has found and done. A *run* is a stretch of a range of 1 MiB whose blocks lie side by side, in order: what one request reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RegroupReport {
+    /// Ranges of 1 MiB looked at. Those that are empty, or all of whose blocks others share, are not among them.
+    pub ranges: u64,
+    /// Ranges among them that were scattered.
+    pub scattered: u64,
+    /// Runs in all ranges looked at, before.
+    pub runs_before: u64,
+    /// Runs in the same ranges, after. Of a dry run: what it would come to.
+    pub runs_after: u64,
+    /// Blocks moved. Of a dry run: that would be.
+    pub moved_blocks: u64,
+    /// Blocks of these ranges that a snapshot or a clone shares: they stay where they are.
+    pub shared_blocks: u64,
+    /// Blocks that were written, discarded or frozen by a snapshot while they were being moved: they stay as they are.
+    pub changed_blocks: u64,
+    /// Scattered ranges that were left as they are, since free space is in pieces too small for them.
+    pub left_ranges: u64,
+    /// Damaged blocks found: those that were to be moved, and metadata nodes.
+    pub damaged_blocks: u64,
+    /// What cannot be read on account of them, of this volume, at most 1,000 ranges.
+    pub damaged: Vec<Damage>,
+    /// Damaged ranges that are not in the list.
+    pub left_out: u64,
+}
+
+/// How far a regroup is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RegroupProgress {
+    /// Which regroup since the pool was opened, from 1 on.
+    pub number: u64,
+    /// The volume.
+    pub volume: String,
+    /// Bytes of the volume that were looked at.
+    pub done: u64,
+    /// Size of the volume.
+    pub total: u64,
+    /// Bytes moved. Of a dry run: that would be.
+    pub moved: u64,
+    /// How fast it may go.
+    pub pace: Pace,
+    /// Whether it only looks.
+    pub dry_run: bool,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Damaged blocks found so far.
+    pub damaged_blocks: u64,
+}
+
+/// Why a regroup ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum RegroupEnd {
+    /// It is through.
+    Finished,
+    /// It was cancelled, or the pool is being closed.
+    Cancelled,
+    /// The volume was deleted meanwhile.
+    Deleted,
+    /// The pool is nearly full. What was moved stays moved.
+    NoSpace,
+    /// Something failed.
+    Failed,
+}
+
+/// How a regroup ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RegroupOutcome {
+    /// Which regroup since the pool was opened, from 1 on.
+    pub number: u64,
+    /// The volume.
+    pub volume: String,
+    /// Whether it only looked.
+    pub dry_run: bool,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// When it ended, in milliseconds since 1970.
+    pub ended_ms: u64,
+    /// Why it ended.
+    pub end: RegroupEnd,
+    /// The same as a sentence that says what helps, where it is not through.
+    pub why: Option<String>,
+    /// What it found and did until then.
+    pub report: RegroupReport,
+}
+
+/// The regroup under way and the last one that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RegroupStatus {
+    /// The one under way.
+    pub running: Option<RegroupProgress>,
+    /// The last one that ended since the pool was opened.
+    pub last: Option<RegroupOutcome>,
 }

@@ -20,7 +20,7 @@ use std::{
 use allowed::{Content, NEVER};
 use cairn_engine::{
     CacheMode, CheckReport, ErrorKind, IoBuf, Limits, LocalPool, LocalVolume, MIB, OpenOptions, Pace, Pool,
-    PoolOptions, QosTarget, StorageKind, Target, VolumeOptions,
+    PoolOptions, QosTarget, RegroupEnd, RegroupOptions, StorageKind, Target, VolumeOptions,
 };
 use panicking::end_on_panic;
 
@@ -392,6 +392,17 @@ impl World {
         }
     }
 
+    async fn regroup(&self, vol: &Vol) {
+        let options = RegroupOptions { pace: Pace::unlimited(), dry_run: false };
+        match self.pool.regroup(&vol.name, options, |_| {}).await {
+            Ok(outcome) => {
+                let sound = outcome.report.damaged_blocks == 0 && outcome.end != RegroupEnd::Failed;
+                assert!(sound, "{}: {outcome:#?}", vol.name);
+            }
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Busy),
+        }
+    }
+
     /// With `pread` every write is in the file as soon as it was submitted, so a copy made here is what a crash now would leave.
     fn crash(&self) {
         self.crashes.set(self.crashes.get() + 1);
@@ -451,7 +462,8 @@ impl World {
                         93 => self.cache(&vol, &mut rng).await,
                         94 => self.pool.checkpoint().await.unwrap(),
                         95 => self.check_pool().await,
-                        98 => self.scrub_pool(&mut rng).await,
+                        98 if rng.below(2) == 0 => self.scrub_pool(&mut rng).await,
+                        98 => self.regroup(&vol).await,
                         96 if rng.below(2) == 0 => self.limit(&vol, &mut rng).await,
                         96 => self.pool.wait_deleted().await.unwrap(),
                         97 if crashes => self.crash(),

@@ -2,11 +2,11 @@
 //!
 //! Sizes and offsets are bytes. Unknown fields of a request are refused, so that a misspelt option never passes for a
 //! default; unknown fields of an answer are ignored, so that an older client understands a newer server.
-//! Volumes, snapshots, extents, statistics, and what checks, scrubs and repairs tell are the engine's own types.
+//! Volumes, snapshots, extents, statistics, and what checks, scrubs, regroups and repairs tell are the engine's own types.
 
 use cairn_engine::{
-    CheckReport, Event, Pace, QosInfo, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress, SnapshotInfo, VolumeInfo,
-    VolumeOptions, VolumeStats,
+    CheckReport, Event, Pace, QosInfo, RegroupOutcome, RegroupProgress, RepairPlan, RepairReport, ScrubOutcome,
+    ScrubProgress, SnapshotInfo, VolumeInfo, VolumeOptions, VolumeStats,
 };
 use serde::{Deserialize, Serialize};
 
@@ -205,13 +205,27 @@ pub struct NumberedEvent {
     pub event: Event,
 }
 
-/// `POST` and `PUT /v1/pool/scrub`.
+/// `POST` and `PUT /v1/pool/scrub`, and `PUT /v1/pool/regroup`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scrub {
-    /// How fast it may read; the engine's own choice when left out.
+    /// How fast it may go; the engine's own choice when left out.
     #[serde(default)]
     pub pace: Pace,
+}
+
+/// `POST /v1/pool/regroup`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Regroup {
+    /// The volume.
+    pub volume: String,
+    /// How fast it may read and write; the engine's own choice when left out.
+    #[serde(default)]
+    pub pace: Pace,
+    /// Whether it only says what there is to move.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Answer of `GET /v1/pool/volume-stats`. Two of them, with the same `since_ms`, make rates.
@@ -257,6 +271,8 @@ pub struct Steps {
 pub type CheckLine = Line<Steps, CheckReport>;
 /// A line of the answer of `GET /v1/pool/scrub/watch`.
 pub type ScrubLine = Line<ScrubProgress, ScrubOutcome>;
+/// A line of the answer of `GET /v1/pool/regroup/watch`.
+pub type RegroupLine = Line<RegroupProgress, RegroupOutcome>;
 /// A line of the answer of `POST /v1/pool/repair/plan`.
 pub type PlanLine = Line<Steps, RepairPlan>;
 /// A line of the answer of `POST /v1/pool/repair`.

@@ -4,8 +4,9 @@ use axum::{Router, body::Body};
 use bytes::{Buf, Bytes, BytesMut};
 use cairn_backup::{Backup, Progress, Restored};
 use cairn_engine::{
-    CheckReport, ErrorKind, ExtentPage, Pace, PoolStats, QosInfo, QosTarget, RepairPlan, RepairReport, ScrubOutcome,
-    ScrubProgress, ScrubStatus, SnapshotInfo, VolumeInfo, VolumeOptions,
+    CheckReport, ErrorKind, ExtentPage, Pace, PoolStats, QosInfo, QosTarget, RegroupOptions, RegroupOutcome,
+    RegroupProgress, RegroupStatus, RepairPlan, RepairReport, ScrubOutcome, ScrubProgress, ScrubStatus, SnapshotInfo,
+    VolumeInfo, VolumeOptions,
 };
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
@@ -30,8 +31,8 @@ use crate::{
     Failure, Result, State,
     api::{
         At, ByteRange, Check, CreateClone, CreateExport, CreateSnapshots, CreateVolume, Deleted, Deletion, Difference,
-        ErrorAnswer, Events, Line, Listing, MAX_BODY, NumberedEvent, QosList, Rename, Resize, Revert, Scrub, Since,
-        Snapshots, Status, Steps, Volumes, VolumesStats, Withdrawal,
+        ErrorAnswer, Events, Line, Listing, MAX_BODY, NumberedEvent, QosList, Regroup, Rename, Resize, Revert, Scrub,
+        Since, Snapshots, Status, Steps, Volumes, VolumesStats, Withdrawal,
     },
     backup::{CreateBackup, FillingVolume, FillingVolumes, RestoreBackup},
     control,
@@ -191,6 +192,33 @@ impl Client {
     /// Ends the scrub under way.
     pub async fn cancel_scrub(&self) -> Result<ScrubOutcome> {
         self.answer(Method::DELETE, "/v1/pool/scrub".into()).await
+    }
+
+    /// Begins to regroup a volume.
+    pub async fn start_regroup(&self, volume: &str, options: RegroupOptions) -> Result<RegroupProgress> {
+        let RegroupOptions { pace, dry_run } = options;
+        let request = Regroup { volume: volume.to_owned(), pace, dry_run };
+        self.send(Method::POST, "/v1/pool/regroup".into(), &request).await
+    }
+
+    /// The regroup under way, and how the last one ended.
+    pub async fn regroup_status(&self) -> Result<RegroupStatus> {
+        self.get("/v1/pool/regroup".into()).await
+    }
+
+    /// Waits for the end of the regroup under way.
+    pub async fn watch_regroup(&self, progress: impl FnMut(RegroupProgress)) -> Result<RegroupOutcome> {
+        self.lines(Method::GET, "/v1/pool/regroup/watch".into(), None, "regroup", progress).await
+    }
+
+    /// Has the regroup under way go faster or slower.
+    pub async fn set_regroup_pace(&self, pace: Pace) -> Result<RegroupProgress> {
+        self.send(Method::PUT, "/v1/pool/regroup".into(), &Scrub { pace }).await
+    }
+
+    /// Ends the regroup under way.
+    pub async fn cancel_regroup(&self) -> Result<RegroupOutcome> {
+        self.answer(Method::DELETE, "/v1/pool/regroup".into()).await
     }
 
     /// What a repair would do; `progress(done, total)` in blocks. Changes nothing.

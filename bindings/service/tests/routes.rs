@@ -1,10 +1,13 @@
 //! The routes over a real pool: statuses, forms of answers and errors, and that both ways of calling them agree.
 
 use axum::body::Body;
-use cairn_engine::{ErrorKind, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind, SyncMode, VolumeOptions};
+use cairn_engine::{
+    ErrorKind, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, RegroupEnd, RegroupOptions, StorageKind, SyncMode,
+    VolumeOptions,
+};
 use cairn_service::{
     Client, State,
-    api::{CheckLine, MAX_BODY, PlanLine, ScrubLine, Steps},
+    api::{CheckLine, MAX_BODY, PlanLine, RegroupLine, ScrubLine, Steps},
     control::{self, Control},
     router,
 };
@@ -197,6 +200,66 @@ async fn a_scrub_is_begun_watched_hurried_and_cancelled() {
     assert_eq!((status, &outcome["cancelled"], &outcome["number"]), (StatusCode::OK, &json!(true), &json!(2)));
     let (_, status) = site.json("GET", "/v1/pool/scrub", json!({})).await;
     assert_eq!((&status["running"], &status["last"]), (&Value::Null, &outcome));
+    site.pool.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_regroup_is_begun_watched_hurried_and_cancelled() {
+    let site = site().await;
+    site.json("POST", "/v1/volumes", json!({"name": "v", "size": 16 * MIB})).await;
+    let volume = site.pool.volume("v").await.unwrap();
+    // From the end to the beginning.
+    for block in (0..512).rev() {
+        volume.write(block * 4096, IoBuf::from(&[1; 4096][..])).await.unwrap();
+    }
+    drop(volume);
+    let (_, status) = site.json("GET", "/v1/pool/regroup", json!({})).await;
+    assert_eq!(status, json!({"running": null, "last": null}));
+    for (method, body, status, kind) in [
+        ("DELETE", "", 404, "not-found"),
+        ("PUT", "{}", 404, "not-found"),
+        ("POST", "{}", 422, "invalid"),
+        ("POST", "{\"volume\":\"w\"}", 404, "not-found"),
+        ("POST", "{\"volume\":\"v\",\"pace\":{\"bytes_per_second\":0}}", 400, "invalid"),
+        ("POST", "{\"volume\":\"v\",\"rate\":1}", 422, "invalid"),
+    ] {
+        assert_eq!(site.error(method, "/v1/pool/regroup", body).await, (status, kind.to_owned()), "{method} {body}");
+    }
+    let (status, text) = site.call("GET", "/v1/pool/regroup/watch", "").await;
+    let line: RegroupLine = serde_json::from_slice(&text).unwrap();
+    assert!(status == StatusCode::OK && matches!(line, RegroupLine::Error(error) if error.kind == "not-found"));
+
+    let client = || Client::in_process(State::new(site.pool.clone()));
+    let slow = RegroupOptions { pace: Pace::bytes_per_second(1), dry_run: false };
+    let begun = client().start_regroup("v", slow).await.unwrap();
+    assert_eq!((begun.number, &begun.volume[..], begun.pace), (1, "v", slow.pace));
+    let again = "{\"volume\":\"v\"}";
+    assert_eq!(site.error("POST", "/v1/pool/regroup", again).await, (423, "busy".to_owned()));
+    let watching = client();
+    let watched = tokio::spawn(async move { watching.watch_regroup(|now| assert!(now.done <= now.total)).await });
+    assert_eq!(client().regroup_status().await.unwrap().running.map(|running| running.number), Some(1));
+    assert_eq!(client().set_regroup_pace(Pace::unlimited()).await.unwrap().pace, Pace::unlimited());
+    let outcome = match watched.await.unwrap() {
+        // It was through before it was watched.
+        Err(failure) if failure.kind == ErrorKind::NotFound => site.pool.regroup_status().await.unwrap().last.unwrap(),
+        outcome => outcome.unwrap(),
+    };
+    assert_eq!((outcome.end, outcome.report.moved_blocks), (RegroupEnd::Finished, 512));
+
+    let (status, dry) = site.json("POST", "/v1/pool/regroup", json!({"volume": "v", "dry_run": true})).await;
+    assert_eq!((status, &dry["dry_run"], &dry["number"]), (StatusCode::ACCEPTED, &json!(true), &json!(2)));
+    while client().regroup_status().await.unwrap().running.is_some() {
+        tokio::task::yield_now().await;
+    }
+    let volume = site.pool.volume("v").await.unwrap();
+    for block in (0..512).rev() {
+        volume.write(block * 4096, IoBuf::from(&[2; 4096][..])).await.unwrap();
+    }
+    drop(volume);
+    let begun = client().start_regroup("v", slow).await.unwrap();
+    let outcome = client().cancel_regroup().await.unwrap();
+    assert_eq!((outcome.number, outcome.end), (begun.number, RegroupEnd::Cancelled));
+    assert_eq!(client().regroup_status().await.unwrap().last, Some(outcome));
     site.pool.close().await.unwrap();
 }
 

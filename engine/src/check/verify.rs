@@ -79,13 +79,40 @@ pub(crate) async fn nodes(core: &Core, list: &[Found]) -> Vec<(Found, Result<Rc<
 /// Reads blocks whose checksum is all that is known of them (data, blocks of the version table), in the order in which they lie;
 /// returns those that are damaged.
 pub(crate) async fn blocks(core: &Core, list: &[Found]) -> Vec<(Found, Fault)> {
+    let mut damaged = Vec::new();
+    let sorted = in_order(list);
+    each(
+        core,
+        &neighbours(&sorted),
+        || DEPTH,
+        |found, bytes| match bytes {
+            Ok(bytes) if crc32fast::hash(bytes) == found.pointer.crc() => {}
+            Ok(_) => damaged.push((*found, Fault::Checksum)),
+            Err(fault) => damaged.push((*found, fault)),
+        },
+    )
+    .await;
+    damaged
+}
+
+/// Blocks in the order in which they lie.
+pub(crate) fn in_order(list: &[Found]) -> Vec<Found> {
     let mut list: Vec<Found> = list.to_vec();
     list.sort_unstable_by_key(Found::block);
-    let mut runs: VecDeque<&[Found]> = neighbours(&list).into();
-    let mut damaged = Vec::new();
+    list
+}
+
+/// Reads runs of neighbouring blocks, so many at a time, and hands out each block, or why it cannot be read. Checksums are left to `take`.
+pub(crate) async fn each(
+    core: &Core,
+    runs: &[&[Found]],
+    at_a_time: impl Fn() -> usize,
+    mut take: impl FnMut(&Found, Result<&[u8], Fault>),
+) {
+    let mut runs: VecDeque<&[Found]> = runs.iter().copied().collect();
     while !runs.is_empty() {
         let reads: Vec<_> = runs
-            .drain(..runs.len().min(DEPTH))
+            .drain(..runs.len().min(at_a_time().max(1)))
             .map(|run| {
                 let offset = run[0].block().unwrap_or(0) * BLOCK;
                 (run, core.reactor.submit(Op::Read { offset, buf: IoBuf::with_len(run.len() * BLOCK_SIZE) }))
@@ -93,32 +120,24 @@ pub(crate) async fn blocks(core: &Core, list: &[Found]) -> Vec<(Found, Fault)> {
             .collect();
         for (run, read) in reads {
             match bytes_of(read.await) {
-                Ok(bytes) => {
-                    let sums = bytes.chunks_exact(BLOCK_SIZE).map(crc32fast::hash);
-                    let wrong = run.iter().zip(sums).filter(|(found, sum)| found.pointer.crc() != *sum);
-                    damaged.extend(wrong.map(|(found, _)| (*found, Fault::Checksum)));
+                Ok(bytes) => run.iter().zip(bytes.chunks_exact(BLOCK_SIZE)).for_each(|(found, b)| take(found, Ok(b))),
+                Err(fault) if run.len() == 1 => take(&run[0], Err(fault)),
+                // It cannot be read as a whole: most of its blocks may be sound.
+                Err(_) => {
+                    for found in run {
+                        match block(core, found.block().unwrap_or(0)).await {
+                            Ok(bytes) => take(found, Ok(&bytes)),
+                            Err(fault) => take(found, Err(fault)),
+                        }
+                    }
                 }
-                Err(fault) if run.len() == 1 => damaged.push((run[0], fault)),
-                Err(_) => one_by_one(core, run, &mut damaged).await,
             }
-        }
-    }
-    damaged
-}
-
-/// A run that cannot be read as a whole: most of its blocks may be sound.
-async fn one_by_one(core: &Core, run: &[Found], damaged: &mut Vec<(Found, Fault)>) {
-    for found in run {
-        match block(core, found.block().unwrap_or(0)).await {
-            Ok(bytes) if crc32fast::hash(&bytes) == found.pointer.crc() => {}
-            Ok(_) => damaged.push((*found, Fault::Checksum)),
-            Err(fault) => damaged.push((*found, fault)),
         }
     }
 }
 
 /// Runs of blocks that lie beside one another.
-fn neighbours(list: &[Found]) -> Vec<&[Found]> {
+pub(crate) fn neighbours(list: &[Found]) -> Vec<&[Found]> {
     let mut runs = Vec::new();
     for run in list.chunk_by(|a, b| a.block().map(|block| block + 1) == b.block()) {
         runs.extend(run.chunks(RUN));

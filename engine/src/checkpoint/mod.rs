@@ -309,7 +309,7 @@ impl Writer {
                     if self.core.check_running.get() {
                         self.core.check_yield.set(true);
                     }
-                    self.core.scrub_batch_over().await;
+                    self.core.batches_over().await;
                     self.commit_while_there_is_room().await?;
                 }
                 Shortage::Releasing if !coming && self.core.giving_back.get() => {

@@ -5,6 +5,7 @@
 
 mod filling;
 mod limiting;
+mod regroup;
 mod upkeep;
 mod volume;
 

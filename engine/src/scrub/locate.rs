@@ -57,14 +57,14 @@ impl Fault {
 
 /// Ranges in order, joined, as many as are listed.
 #[derive(Default)]
-pub(super) struct Ranges {
-    pub(super) listed: Vec<Damage>,
-    pub(super) left_out: u64,
+pub(crate) struct Ranges {
+    pub(crate) listed: Vec<Damage>,
+    pub(crate) left_out: u64,
 }
 
 impl Ranges {
     /// Adds ranges of one version, in order of their offsets.
-    pub(super) fn add(&mut self, ranges: impl IntoIterator<Item = Damage>) {
+    pub(crate) fn add(&mut self, ranges: impl IntoIterator<Item = Damage>) {
         let mut joined: Vec<Damage> = Vec::new();
         for next in ranges {
             match joined.last_mut() {

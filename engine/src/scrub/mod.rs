@@ -13,7 +13,6 @@
 //! - A walk looks at the tree as it is at each batch. What the user deletes meanwhile is no longer walked.
 
 mod locate;
-mod pace;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -27,6 +26,7 @@ use crate::{
     units::BLOCK,
     upkeep::{Pace, ScrubOutcome, ScrubProgress, ScrubStatus},
 };
+pub(crate) use locate::Ranges;
 use reader::Reader;
 
 impl LocalPool {

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 use cairn_qos::{Kind, Request};
 
-use super::{
-    locate::{Fault, Ranges, locate},
-    pace::{Meter, batch},
-};
+use super::locate::{Fault, Ranges, locate};
 use crate::{
     check::{
         copies,
@@ -16,6 +13,7 @@ use crate::{
     },
     core::{Core, ReadGuard},
     info::Event,
+    pace::{Meter, batch},
     qos::Permit,
     reactor::notify::{either, yield_now},
     space::{Space, reach::Reach},

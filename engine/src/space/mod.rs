@@ -301,6 +301,12 @@ impl Space {
         })
     }
 
+    /// Whether what is written next finds a long free run, or will when the file has grown.
+    pub(crate) fn has_long_run(&self) -> bool {
+        self.find_backed_long(self.data_start, self.data_end).is_some()
+            || self.refused.is_empty() && self.next_unbacked().is_some()
+    }
+
     fn find_backed_long(&self, from: u64, to: u64) -> Option<Run> {
         let mut at = from;
         while let Some(run) = self.taken.find_long(at, to, LONGEST_RUN) {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, CacheMode, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, StorageKind,
-    Target, Volume, VolumeOptions,
+    BLOCK, CacheMode, ExtentKind, ExtentPage, GIB, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions, RegroupEnd,
+    RegroupOptions, StorageKind, Target, Volume, VolumeOptions,
 };
 
 /// A step of a history.
@@ -127,6 +127,7 @@ impl World {
             26 => {
                 self.pool().checkpoint().await.unwrap();
                 self.scrub().await;
+                self.regroup().await;
             }
             27 => self.diff(a, b).await,
             28 => self.rename(at).await,
@@ -326,6 +327,15 @@ impl World {
     async fn scrub(&self) {
         let report = self.pool().scrub(Pace::unlimited()).await.unwrap().report;
         assert!(report.is_clean(), "{:#?}", report.damaged);
+    }
+
+    async fn regroup(&self) {
+        for volume in self.pool().volumes(false).await.unwrap() {
+            let options = RegroupOptions { pace: Pace::unlimited(), dry_run: false };
+            let outcome = self.pool().regroup(&volume.name, options).await.unwrap();
+            let sound = matches!(outcome.end, RegroupEnd::Finished | RegroupEnd::NoSpace);
+            assert!(sound && outcome.report.damaged_blocks == 0, "{outcome:#?}");
+        }
     }
 
     async fn reopen(&mut self, b: u32) {

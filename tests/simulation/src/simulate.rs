@@ -8,7 +8,7 @@ use std::{
 };
 
 use cairn_engine::{
-    ErrorKind, LocalPool, MIB, OpenOptions, Pace, PoolOptions, RepairStep,
+    ErrorKind, LocalPool, MIB, OpenOptions, Pace, PoolOptions, RegroupEnd, RegroupOptions, RepairStep,
     sim::{self, Counters, Disk, Faults, Machine, Rng, Survivors},
 };
 
@@ -309,7 +309,9 @@ impl World {
             return Ok(());
         }
         restore::stop_all(pool).await?;
+        let _outcome = pool.cancel_regroup().await;
         write_what_failed(machine, pool).await?;
+        self.regroup(pool).await?;
         pool.wait_deleted().await.map_err(|e| format!("deletion on a mended disk: {e}"))?;
         give_back_what_counts_as_used(machine, pool).await?;
         check_clean(pool, true, "on a mended disk").await?;
@@ -319,6 +321,19 @@ impl World {
             let expected = history.borrow().now();
             if expected.digest() != family.digest() {
                 return Err(format!("family {i} on a mended disk: {}", family.explain(&expected)));
+            }
+        }
+        Ok(())
+    }
+
+    /// All volumes are regrouped: what they hold is looked at afterwards.
+    async fn regroup(&self, pool: &LocalPool) -> Result<(), String> {
+        for volume in pool.list_volumes().iter().filter(|volume| !volume.options.filling) {
+            let options = RegroupOptions { pace: Pace::unlimited(), dry_run: false };
+            let outcome = pool.regroup(&volume.name, options, |_| {}).await.map_err(|e| format!("regrouping: {e}"))?;
+            let sound = matches!(outcome.end, RegroupEnd::Finished | RegroupEnd::NoSpace);
+            if !sound || outcome.report.damaged_blocks > 0 {
+                return Err(format!("a regroup on a mended disk: {outcome:?}"));
             }
         }
         Ok(())

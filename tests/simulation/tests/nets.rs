@@ -23,7 +23,7 @@ use cairn_simulation::{
 use support::{Renamed, SLOW, micros, refused, run, set_latency};
 
 /// Rule, net, and how many seeds the net may take.
-const CAUGHT: [(Sabotage, Net, u64); 33] = [
+const CAUGHT: [(Sabotage, Net, u64); 34] = [
     (SkipCommitSync, Simulation, 400),
     (AckFlushEarly, Simulation, 400),
     (SkipCheckpointSync, Simulation, 400),
@@ -57,6 +57,7 @@ const CAUGHT: [(Sabotage, Net, u64); 33] = [
     (FlushPastBacklog, Simulation, 400),
     (ReadPastBacklog, Simulation, 400),
     (ForgetUnwritten, Simulation, 400),
+    (RegroupBlindly, Simulation, 400),
 ];
 
 #[test]

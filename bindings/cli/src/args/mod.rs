@@ -5,6 +5,7 @@ mod backup;
 mod bench;
 mod pool;
 mod qos;
+mod regroup;
 mod serve;
 mod snapshot;
 mod top;
@@ -23,6 +24,7 @@ pub(crate) use self::{
     bench::{BENCH_HELP, BenchArgs, VerifyWhat},
     pool::{CheckArgs, CreatePool, EventsArgs, PoolCommand, ScrubArgs},
     qos::{ClearArgs, QosCommand, SetArgs},
+    regroup::RegroupArgs,
     serve::{ServeArgs, TlsPolicy},
     snapshot::{CloneArgs, DiffArgs, SnapshotCommand},
     top::{SortKey, TopArgs},
@@ -150,6 +152,9 @@ pub(crate) enum Command {
     /// Limit requests and bytes a second: of a volume, of a group of volumes, of the pool
     #[command(subcommand)]
     Qos(QosCommand),
+    /// Move a volume's scattered data into its order, so that it is read sequentially again, while it is in use
+    #[command(after_help = regroup::HELP)]
+    Regroup(RegroupArgs),
     /// Serve the volumes and snapshots of the pool over NBD, and to virtual machines, until SIGTERM or SIGINT
     #[command(after_help = "Examples:
   cairn serve

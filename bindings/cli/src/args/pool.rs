@@ -102,7 +102,7 @@ pub(crate) struct ScrubArgs {
 }
 
 /// A size, or the word for none.
-fn pace(text: &str) -> Result<Pace, String> {
+pub(super) fn pace(text: &str) -> Result<Pace, String> {
     if text == "unlimited" {
         return Ok(Pace::unlimited());
     }

@@ -160,6 +160,12 @@ pub(super) fn event(event: &Event) -> String {
             let how = if *cancelled { "was cancelled" } else { "has ended" };
             format!("a scrub {how}, {damaged_blocks} damaged blocks found")
         }
+        Event::RegroupStarted { volume } => format!("a regroup of {volume} has begun"),
+        Event::RegroupDamage { what } => format!("a regroup has found damage: {what}"),
+        Event::RegroupEnded { volume, finished, moved } => {
+            let how = if *finished { "has ended" } else { "has ended early" };
+            format!("a regroup of {volume} {how}, {} moved", Bytes(*moved))
+        }
         Event::Repaired { what } => format!("repaired: {what}"),
         other => format!("{other:?}"),
     }

@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod pool;
 mod qos;
+mod regroup;
 mod serve;
 mod snapshot;
 mod status;
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Command::Clone(args) => snapshot::clone(&global, args, output).await.map(done),
         Command::Backup(command) => backup::run(&global, command, output).await,
         Command::Qos(command) => qos::run(&global, command, output).await.map(done),
+        Command::Regroup(args) => regroup::run(&global, args, output).await,
         Command::Serve(args) => serve::run(&global, args, output).await.map(done),
         Command::Attach(args) => attach::attach(&global, args, output).await.map(done),
         Command::Detach(args) => attach::detach(&global, args, output).await.map(done),

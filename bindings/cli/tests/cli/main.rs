@@ -8,6 +8,7 @@ mod harness;
 mod images;
 mod qos;
 mod refusals;
+mod regroup;
 mod s3;
 mod serving;
 mod sharing;

@@ -5,6 +5,7 @@ mod data;
 mod exports;
 mod pool;
 mod qos;
+mod regroup;
 mod snapshots;
 mod upkeep;
 mod volumes;
@@ -28,6 +29,11 @@ pub fn router(state: State) -> Router {
         .route("/pool/check", post(upkeep::check))
         .route("/pool/checkpoint", post(pool::checkpoint))
         .route("/pool/events", get(pool::events))
+        .route(
+            "/pool/regroup",
+            get(regroup::status).post(regroup::start).put(regroup::set_pace).delete(regroup::cancel),
+        )
+        .route("/pool/regroup/watch", get(regroup::watch))
         .route("/pool/repair", post(upkeep::repair))
         .route("/pool/repair/plan", post(upkeep::plan_repair))
         .route(

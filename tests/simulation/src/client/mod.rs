@@ -12,8 +12,8 @@ use std::{
 };
 
 use cairn_engine::{
-    BLOCK, CacheMode, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, QosTarget, Result, SECTOR,
-    SyncMode, Target, VolumeOptions,
+    BLOCK, CacheMode, Error, ErrorKind, ExtentKind, LocalPool, LocalVolume, MIB, Pace, QosTarget, RegroupEnd,
+    RegroupOptions, Result, SECTOR, SyncMode, Target, VolumeOptions,
     sim::{Counters, Disk, Faults},
 };
 
@@ -245,7 +245,7 @@ impl Client {
                 _ => self.write_one().await,
             };
         }
-        match self.below(40) {
+        match self.below(43) {
             0..=5 => self.read().await,
             6..=9 => self.flush().await,
             10..=14 if snapshots < 12 => self.snapshot().await,
@@ -267,7 +267,8 @@ impl Client {
                 Go::On
             }
             37 => self.limit().await,
-            _ => self.discard_much().await,
+            38 | 39 => self.discard_much().await,
+            _ => self.regroup().await,
         }
     }
 

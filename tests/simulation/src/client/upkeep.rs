@@ -72,6 +72,37 @@ impl Client {
         Go::On
     }
 
+    /// Begins to regroup a volume, or does something about the one that is being regrouped; sometimes waits for it.
+    pub(super) async fn regroup(&self) -> Go {
+        let pace = [Pace::unlimited(), Pace::unlimited(), Pace::bytes_per_second(MIB)][self.below(3) as usize];
+        let options = RegroupOptions { pace, dry_run: self.below(8) == 0 };
+        if let Err(e) = self.pool().start_regroup(&self.pick(), options) {
+            // Another one is under way, the volume fills, or the pool has stopped.
+            assert!(e.kind() == ErrorKind::Busy || e.kind() == ErrorKind::ReadOnly && self.stopped(), "{e}");
+        }
+        let outcome = match self.below(4) {
+            0 => self.pool().cancel_regroup().await,
+            1 => self.pool().watch_regroup(|_| {}).await,
+            2 => {
+                // It may have ended by now.
+                let _told = self.pool().set_regroup_pace(Pace::unlimited());
+                return Go::On;
+            }
+            _ => return Go::On,
+        };
+        match outcome {
+            Ok(outcome) => {
+                // It may have begun long ago.
+                let excused = excuses(&self.shared.disk) > began(&self.shared) || self.stopped();
+                let sound = outcome.end != RegroupEnd::Failed && outcome.report.damaged_blocks == 0;
+                assert!(sound || excused, "regroup: {outcome:#?}");
+            }
+            // Another client ended it, or it ended by itself.
+            Err(e) => assert_eq!(e.kind(), ErrorKind::NotFound, "{e}"),
+        }
+        Go::On
+    }
+
     pub(super) async fn wait_deleted(&self) -> Go {
         let before = excuses(&self.shared.disk);
         match self.pool().wait_deleted().await {

@@ -1,4 +1,4 @@
-//! How fast a scrub reads: when the next batch is due, by the reactor's clock.
+//! How fast work in the background reads (and writes): when the next batch is due, by the reactor's clock.
 //!
 //! Batches are small, so that whoever shares the device waits for one of them at most, and evenly spread. Time that was lost (to a slow
 //! device, or to others) is not made up for by going faster later, but for the lateness of a timer.
@@ -13,7 +13,7 @@ const LARGEST: u64 = 256;
 const BATCHES: u64 = 10;
 
 /// Blocks of one batch.
-pub(super) fn batch(pace: Pace) -> usize {
+pub(crate) fn batch(pace: Pace) -> usize {
     pace.bytes_per_second.map_or(LARGEST, |rate| (rate / BATCHES / BLOCK).clamp(1, LARGEST)) as usize
 }
 
@@ -24,13 +24,13 @@ fn cost(bytes: u64, pace: Pace) -> Duration {
 }
 
 /// When the last batch counts as begun, and what it read. The pace may change from one look to the next.
-pub(super) struct Meter {
+pub(crate) struct Meter {
     from: Duration,
     bytes: u64,
 }
 
 impl Meter {
-    pub(super) fn new(now: Duration) -> Self {
+    pub(crate) fn new(now: Duration) -> Self {
         Self { from: now, bytes: 0 }
     }
 
@@ -39,12 +39,12 @@ impl Meter {
     }
 
     /// How long to wait before the next batch.
-    pub(super) fn wait(&self, now: Duration, pace: Pace) -> Duration {
+    pub(crate) fn wait(&self, now: Duration, pace: Pace) -> Duration {
         self.due(pace).saturating_sub(now)
     }
 
     /// A batch that began at `began` has read so much.
-    pub(super) fn spent(&mut self, began: Duration, bytes: u64, pace: Pace) {
+    pub(crate) fn spent(&mut self, began: Duration, bytes: u64, pace: Pace) {
         self.from = self.due(pace).max(began.saturating_sub(cost(bytes, pace))).min(began);
         self.bytes = bytes;
     }
