@@ -46,15 +46,16 @@ impl Core {
         attempts: u32,
     ) -> Result<bool> {
         self.writable()?;
-        if self.check_running.get() {
-            self.check_yield.set(true);
-        }
         let shortage = match shortage {
             Shortage::Unbacked if self.grow().await => return Ok(true),
             // The file system is full too: then what is on its way to being free counts.
             Shortage::Unbacked if self.state.borrow().space.releasing() > 0 => Shortage::Releasing,
             other => other,
         };
+        // Not for growing: that needs nothing of what a check holds.
+        if self.check_running.get() {
+            self.check_yield.set(true);
+        }
         match shortage {
             // Others may have their room already; but nobody is kept waiting until all were asked.
             Shortage::Unbacked => Ok(attempts < ATTEMPTS),

@@ -34,6 +34,10 @@ use crate::{
 const LEAVES_PER_STEP: u32 = 64;
 /// Reads under way at once.
 const DEPTH: usize = 32;
+/// How often a piece is read and written for nothing before it is left.
+const MOST_VAIN: u32 = 3;
+/// Blocks on their way to being free that a check holds back before a regroup waits for its end.
+const BESIDE_CHECK: u64 = 16 * LEAF;
 /// Damaged blocks that raise an event each.
 const MOST_EVENTS: u64 = 64;
 
@@ -62,6 +66,8 @@ pub(super) struct Mover {
     owed: (u64, u64),
     /// How often in a row there was no room.
     shortages: u32,
+    /// How often in a row a piece was read and written, and not moved since the tree took no changes.
+    vain: u32,
     /// Damaged blocks of the leaf at the cursor: told once, however often it is looked at.
     damaged: Vec<(u64, Pointer)>,
 }
@@ -79,6 +85,7 @@ impl Mover {
             permit: None,
             owed: (0, 0),
             shortages: 0,
+            vain: 0,
             damaged: Vec::new(),
         }
     }
@@ -162,6 +169,10 @@ impl Mover {
             if !self.dry_run {
                 self.core.writable()?;
             }
+            if self.waits_for_check() {
+                either(self.core.check_over(), self.core.signals.regroup.notified()).await;
+                continue;
+            }
             let wait = self.meter.wait(self.core.reactor.now(), self.pace());
             if !wait.is_zero() {
                 // A new pace counts at once, and so does the wish to end.
@@ -182,6 +193,7 @@ impl Mover {
                 (permit, _) => {
                     self.owed.0 = 0;
                     if !self.dry_run && !self.core.admits() {
+                        drop(permit);
                         self.core.admit().await?;
                         continue;
                     }
@@ -190,6 +202,11 @@ impl Mover {
                 }
             }
         }
+    }
+
+    /// A check keeps all that is released meanwhile, so what is moved beside one takes space as new data does: only so much of it.
+    fn waits_for_check(&self) -> bool {
+        !self.dry_run && self.core.check_running.get() && self.core.state.borrow().space.releasing() > BESIDE_CHECK
     }
 
     /// Notes how far it is.
@@ -241,6 +258,7 @@ impl Mover {
         report.shared_blocks += piece.shared;
         self.cursor = piece.base + LEAF;
         self.shortages = 0;
+        self.vain = 0;
         self.damaged.clear();
     }
 
@@ -317,6 +335,11 @@ impl Mover {
 
     async fn short_of(&mut self, shortage: Shortage) -> Result<()> {
         self.permit = None;
+        if self.core.check_running.get() && !matches!(shortage, Shortage::Unbacked) {
+            // Asking for room would end it; this is in no hurry.
+            either(self.core.check_over(), self.core.signals.regroup.notified()).await;
+            return Ok(());
+        }
         self.shortages += 1;
         match self.core.make_room(shortage, Purpose::Data, self.shortages).await? {
             true => Ok(()),
@@ -328,7 +351,7 @@ impl Mover {
 
     /// Moves what is worth it of a leaf; or changes nothing, to look at it again.
     async fn regroup(&mut self, mut piece: Piece, hold: Hold) -> Result<()> {
-        if !self.core.state.borrow().space.has_long_run() {
+        if !self.core.state.borrow().space.has_long_runs(piece.plan.moves.len() as u64) {
             self.leave(&piece);
             return Ok(());
         }
@@ -360,6 +383,11 @@ impl Mover {
             drop(hold);
             self.done_with(&piece, runs_after);
             self.core.commit_if_large();
+            return Ok(());
+        }
+        self.vain += 1;
+        if self.vain == MOST_VAIN {
+            self.leave(&piece);
         }
         Ok(())
     }

@@ -301,10 +301,19 @@ impl Space {
         })
     }
 
-    /// Whether what is written next finds a long free run, or will when the file has grown.
-    pub(crate) fn has_long_run(&self) -> bool {
-        self.find_backed_long(self.data_start, self.data_end).is_some()
-            || self.refused.is_empty() && self.next_unbacked().is_some()
+    /// Whether what is written next finds long free runs for so many blocks, or will when the file has grown.
+    pub(crate) fn has_long_runs(&self, blocks: u64) -> bool {
+        if self.refused.is_empty() && self.next_unbacked().is_some() {
+            return true;
+        }
+        let (mut at, mut there) = (self.data_start, 0);
+        while there < blocks
+            && let Some(run) = self.find_backed_long(at, self.data_end)
+        {
+            there += run.len;
+            at = run.end();
+        }
+        there >= blocks
     }
 
     fn find_backed_long(&self, from: u64, to: u64) -> Option<Run> {

@@ -22,18 +22,19 @@ Examples:
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").args(["volume", "status", "cancel", "set_rate"]).required(true))]
+#[command(group = ArgGroup::new("instead").args(["status", "cancel", "set_rate"]))]
 pub(crate) struct RegroupArgs {
     /// The volume
     #[arg(value_name = "VOLUME")]
     pub(crate) volume: Option<String>,
     /// Only say what there is to move
-    #[arg(long, requires = "volume")]
+    #[arg(long, conflicts_with = "instead")]
     pub(crate) dry_run: bool,
     /// Bytes to read and write in a second at most, or "unlimited"
-    #[arg(long, value_parser = pace, value_name = "SIZE", default_value = "100MiB", requires = "volume")]
+    #[arg(long, value_parser = pace, value_name = "SIZE", default_value = "100MiB", conflicts_with = "instead")]
     pub(crate) rate: Pace,
     /// Begin, and do not wait: the pool's server goes on with it
-    #[arg(long, requires = "volume")]
+    #[arg(long, conflicts_with = "instead")]
     pub(crate) detach: bool,
     /// Show how far the regroup under way is, and how the last one ended
     #[arg(long)]

@@ -52,7 +52,7 @@ fn it_goes_on_in_the_server_until_it_is_ended() {
     // An interrupt ends the one that is waited for.
     let mut command = site.command(&["regroup", "v", "--rate", "1"]);
     let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until(|| site.json(&["regroup", "--status"])["running"]["moved"].as_u64() > Some(0));
+    wait_until(|| site.json(&["regroup", "--status"])["running"]["number"] == json!(2));
     kill_process(Pid::from_child(&waiting), Signal::INT).unwrap();
     let output = waiting.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
