@@ -2,8 +2,14 @@
 # make test    everything: format, lints, unit, property, end-to-end and documentation tests, Miri
 # make compare  the measurements of benches/README.md, beside qcow2 (long: five rounds; needs some 20 GiB in COMPARE_DIR)
 # make compare-vhost-user  the same over vhost-user-blk, beside qemu-storage-daemon with raw and qcow2 (long; needs some 20 GiB in COMPARE_DIR)
+# make performance  the performance section of README.md, written from the stored run RUN (benches/results/latest.json)
+# make count-requests  allocations and instructions of a 4 KiB request, with valgrind (minutes; needs 1.5 GiB in /dev/shm)
+# make over-time  a pool filled to 30, 60 and 90 %, each overwritten ten times with snapshots (about an hour; needs OVER_TIME_GIB, 16, in COMPARE_DIR)
+# make measure-engine  the engine by itself: deep queues, write-back, a thousand snapshots, snapshots under load, processor time (10 minutes; needs some 20 GiB in COMPARE_DIR, 2 in /dev/shm)
+# make bench    the pieces that each request goes through, by themselves (minutes)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
 # make measure-limits  what limits on volumes let through, by fio over NBD (25 minutes; needs some 6 GiB in COMPARE_DIR, and as much memory in /dev/shm)
+# make measure-service  cairnd with 1,000 volumes, 10,000 snapshots and 5,000 backups: lists, creation, start, I/O beside a loaded interface (a quarter of an hour)
 # make soak    simulations with new seeds for SECONDS (600), on all processors: crash points, seeds, verdict
 # make soak-guest  a virtual machine whose server is killed KILLS (100) times while it writes; its snapshots are booted then
 # make miri    the unit tests of the engine's pure parts under Miri (part of make test; needs rustup, installs nightly Rust)
@@ -24,8 +30,10 @@ SECONDS ?= 600
 SOAK_FROM ?= 0
 KILLS ?= 100
 COMPARE_DIR ?= /var/tmp
+OVER_TIME_GIB ?= 16
+RUN ?= benches/results/latest.json
 
-.PHONY: demo test compare compare-vhost-user compare-backup measure-limits soak soak-guest miri tsan fuzz install setup clean
+.PHONY: demo test compare compare-vhost-user performance count-requests over-time bench compare-backup measure-limits measure-engine measure-service soak soak-guest miri tsan fuzz install setup clean
 
 demo: setup
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli
@@ -40,7 +48,23 @@ compare: setup
 
 compare-vhost-user: setup
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
-	$(CARGO_TARGET_DIR)/release/compare-vhost-user --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR)
+	$(CARGO_TARGET_DIR)/release/compare-vhost-user --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR) --json benches/results/latest-vhost-user.json
+
+performance: setup
+	$(WITH_ROCKSDB) cargo run --release --locked --package cairn-benches --bin compare -- --from $(RUN) --readme README.md
+
+count-requests: setup
+	@command -v valgrind >/dev/null || { echo "count-requests: apt-get install valgrind"; exit 1; }
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/count-requests
+
+over-time: setup
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/over-time --dir $(COMPARE_DIR) --gib $(OVER_TIME_GIB) --json benches/results/over-time.json --svg benches/results/over-time.svg
+
+bench: setup
+	$(WITH_ROCKSDB) cargo bench --locked --package cairn-qos --package cairn-engine --package cairn-backup --package cairn-nbd \
+		--bench admission --bench pieces --bench chunks --bench requests
 
 compare-backup: setup
 	@command -v restic >/dev/null && command -v borg >/dev/null || { echo "compare-backup: apt-get install restic borgbackup"; exit 1; }
@@ -50,6 +74,14 @@ compare-backup: setup
 measure-limits: setup
 	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-benches
 	$(CARGO_TARGET_DIR)/release/measure-limits --cairn $(CARGO_TARGET_DIR)/release/cairn --dir $(COMPARE_DIR)
+
+measure-engine: setup
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/measure-engine --dir $(COMPARE_DIR) --json benches/results/latest-engine.json
+
+measure-service: setup
+	$(WITH_ROCKSDB) cargo build --release --locked --package cairn-cli --package cairn-service --package cairn-benches
+	$(CARGO_TARGET_DIR)/release/service --cairn $(CARGO_TARGET_DIR)/release/cairn --cairnd $(CARGO_TARGET_DIR)/release/cairnd --dir $(COMPARE_DIR) --json benches/results/latest-service.json
 
 soak: setup
 	cargo build --profile sim --locked --package cairn-simulation

@@ -1,6 +1,9 @@
 //! Making backups: what changed is read, named, compressed and stored, and a new map refers to it.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use cairn_engine::{IoBuf, Pool, SnapshotInfo, Target, VolumeInfo};
@@ -62,6 +65,9 @@ pub struct CreateOptions {
     pub snapshot: Option<String>,
     /// What is to be remembered with it.
     pub labels: BTreeMap<String, String>,
+    /// Ids of backups on which an incremental is not to hang, as those of somebody else: what is named here can be deleted whatever is made.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub except: BTreeSet<String>,
 }
 
 /// What an incremental backup goes on from.
@@ -213,8 +219,13 @@ impl Repository {
             Some(parent) => vec![parent],
             None => state.backups.values().filter(|b| is_of_it(b)).collect(),
         };
+        let known = candidates.len();
+        candidates.retain(|backup| !options.except.contains(&backup.id));
         candidates.sort_by_key(|backup| std::cmp::Reverse(backup.number));
         let Some(newest) = candidates.first() else {
+            if known > 0 {
+                return Ok((None, "it is not to hang on any backup of this volume that there is".to_owned()));
+            }
             return Ok((None, "it is the first backup of this volume".to_owned()));
         };
         let kept = |parent: &Backup| snapshots.iter().find(|s| is_of(parent, s) && s.size <= snapshot.size);

@@ -167,7 +167,8 @@ impl Repository {
 }
 
 impl Filling {
-    /// Brings what users ask for and, in the background, all the rest; ends when the volume is full. It goes on beside damage: who asks for a
+    /// Brings what users ask for and, in the background, all the rest; ends when the volume is full, durably: what it was filled from is not
+    /// needed any more from then on, and not a moment before. It goes on beside damage: who asks for a
     /// damaged range is told so, and at the end the first of them is the error; the volume stays one that is filling then.
     ///
     /// # Errors
@@ -186,11 +187,14 @@ impl Filling {
             shared.volume.flush().await?;
             shared.volume.filled().await
         };
-        tokio::select! {
-            outcome = filled => outcome.map(drop).map_err(|e| engine(&e)),
-            // Full: nobody asks any more.
-            () = &mut users => Ok(()),
-        }
+        let mut filled = std::pin::pin!(filled);
+        let outcome = tokio::select! {
+            outcome = &mut filled => outcome,
+            // Users pass from the moment the engine calls it full, which is before that is durable. Until it is, whoever goes on after a crash
+            // needs what this one needed.
+            () = &mut users => filled.await,
+        };
+        outcome.map(drop).map_err(|e| engine(&e))
     }
 
     /// Brings only what users ask for, until the volume or the pool goes.

@@ -95,15 +95,21 @@ impl Job {
         limit.tree.set_limits(Node::Leaf(leaf), limits, 0, now);
     }
 
-    pub(crate) fn set_total(&self, total: u64) {
+    /// How far it has to go, in bytes. For whoever does the work.
+    pub fn set_total(&self, total: u64) {
         self.inner.total.store(total, Ordering::Relaxed);
     }
 
-    pub(crate) fn advance(&self, bytes: u64) {
+    /// So many bytes more are done. For whoever does the work.
+    pub fn advance(&self, bytes: u64) {
         let _before = self.inner.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Whether it goes on. For whoever does the work.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn check(&self) -> Result<()> {
         match self.inner.cancelled.load(Ordering::Relaxed) {
             true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
             false => Ok(()),

@@ -24,6 +24,9 @@ mod log;
 mod map;
 mod mark;
 mod pack;
+#[cfg(feature = "pieces")]
+#[doc(hidden)]
+pub mod pieces;
 mod policy;
 mod ranges;
 mod repository;

@@ -1,13 +1,15 @@
 //! `measure-limits`: what limits let through, by fio's client over NBD, all in one run.
 //!
-//! Each limit alone and with others, small and large requests, at several depths; bursts second by second; both in memory, where the device is never what
+//! What the limiter's presence takes of the processor; each limit alone and with others, small and large requests, at several depths; bursts second by second; both in memory, where the device is never what
 //! is short, and on a disk, with what a probe of that disk met meanwhile. On the disk a volume beside one that floods, too.
 
 use std::{
     fs,
+    hint::black_box,
     path::{Path, PathBuf},
     process::Command,
     thread,
+    time::Instant,
 };
 
 use cairn_benches::{
@@ -16,6 +18,7 @@ use cairn_benches::{
     probe::{Probe, SHORT},
 };
 use cairn_engine::{GIB, MIB, OpenOptions, Pool, PoolOptions, VolumeOptions};
+use cairn_qos::{Kind, Request, Tree};
 use clap::Parser;
 use serde_json::Value;
 
@@ -43,6 +46,9 @@ struct Args {
     /// Only what is beside a flood
     #[arg(long)]
     floods: bool,
+    /// Requests of 4 KiB under way at the device while several volumes want it (`queue_depth` of the pool; the engine's default otherwise)
+    #[arg(long)]
+    queue_depth: Option<u32>,
 }
 
 /// Depths, one volume each: they are measured at the same time.
@@ -84,7 +90,7 @@ struct Site {
     pool: PathBuf,
     socket: PathBuf,
     dir: PathBuf,
-    _server: peers::Server,
+    server: peers::Server,
 }
 
 impl Site {
@@ -99,8 +105,10 @@ impl Site {
         })
         .map_err(|e| e.to_string())?;
         let server = peers::cairn(&args.cairn, &pool, "disk", dir)?;
-        let site =
-            Self { cairn: args.cairn.clone(), pool, socket: dir.join("cairn.sock"), dir: dir.into(), _server: server };
+        let site = Self { cairn: args.cairn.clone(), pool, socket: dir.join("cairn.sock"), dir: dir.into(), server };
+        if let Some(depth) = args.queue_depth {
+            site.qos(&["set", "/", &format!("queue_depth={depth}")])?;
+        }
         for depth in DEPTHS {
             site.fio(&name(depth), "write", 1 << 20, 8, &["--end_fsync=1".to_owned()])?;
         }
@@ -183,6 +191,7 @@ fn run(args: &Args) -> Result<(), String> {
 }
 
 fn limits(args: &Args, site: &Site) -> Result<(), String> {
+    presence(args, site)?;
     bursts(site)?;
     rates(args, site)
 }
@@ -226,6 +235,41 @@ fn tell(what: &str, columns: [Vec<f64>; 4]) {
     let [alone, closed, quiet, beside] = columns.map(median);
     let (part, ratio) = (closed / alone * 100.0, beside / quiet);
     println!("| {what} | {alone:.0} | {closed:.0} | {part:.1} % | {quiet:.2} ms | {beside:.2} ms | {ratio:.2} |");
+}
+
+/// What asking the limiter takes of the server's processor time, for a volume without limits.
+fn presence(args: &Args, site: &Site) -> Result<(), String> {
+    println!("| without limits | processor time of the server | of it the limiter | part |\n| --- | --- | --- | --- |");
+    for rw in ["randread", "randwrite"] {
+        let before = site.server.processor()?;
+        let job = site.fio(&name(32), rw, 4096, 32, &timed(args.seconds))?;
+        let requests = iops(&job, "read").max(iops(&job, "write")) * args.seconds as f64;
+        let each = (site.server.processor()? - before) / requests * 1e9;
+        let kind = if rw == "randread" { Kind::Read } else { Kind::Write };
+        let asking = asking(Request { kind, bytes: 4096 });
+        let part = asking / each * 100.0;
+        println!("| 4 KiB {rw} QD32 | {:.2} µs a request | {asking:.0} ns | {part:.2} % |", each / 1e3);
+    }
+    println!();
+    Ok(())
+}
+
+/// What asking for a request and telling of its end takes, in nanoseconds: the median of many goes.
+fn asking(request: Request) -> f64 {
+    const GO: u32 = 10_000;
+    let mut tree = Tree::new();
+    let leaf = tree.add_leaf(None);
+    let mut now = 0;
+    let goes = (0..200).map(|_| {
+        let start = Instant::now();
+        for _ in 0..GO {
+            now += 10_000;
+            let _go = black_box(tree.submit(black_box(leaf), request, now));
+            tree.done(leaf, request, now);
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(GO)
+    });
+    median(goes.collect())
 }
 
 /// What a set of limits allows of requests of this size, a second.

@@ -1,12 +1,16 @@
 //! `compare`: the rows of the comparison, all targets in turn within each round, medians at the end.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use cairn_bench::Target;
 use cairn_benches::{
     load, peers,
     row::{Before, ROWS, Row},
-    table::{Rates, TARGETS, markdown},
+    section::Files,
+    stored::{Comparison, Extent, Stored},
 };
 use cairn_engine::{GIB, OpenOptions, Pace, Pool, PoolOptions, RegroupEnd, RegroupOptions, VolumeOptions};
 use clap::Parser;
@@ -18,8 +22,8 @@ use clap::Parser;
 )]
 struct Args {
     /// The program cairn
-    #[arg(long)]
-    cairn: PathBuf,
+    #[arg(long, required_unless_present = "from")]
+    cairn: Option<PathBuf>,
     /// Directory for the files under test (about four times the working set)
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
@@ -32,10 +36,14 @@ struct Args {
     /// Working set in GiB
     #[arg(long, default_value_t = 4)]
     gib: u64,
-    /// Also write all values to this file as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
+
+const INSIDE: &str = "Cairn in-process";
+const TARGETS: [&str; 4] = ["the raw file", INSIDE, "Cairn over NBD", "qcow2 over NBD"];
+const COMPARISON: Comparison =
+    Comparison { targets: &TARGETS, ratios: &[(INSIDE, TARGETS[0]), (TARGETS[2], TARGETS[3])] };
 
 fn main() {
     let args = Args::parse();
@@ -46,41 +54,35 @@ fn main() {
 }
 
 fn run(args: &Args) -> Result<(), String> {
-    let mut results: Vec<(Row, Rates)> = ROWS.iter().map(|r| (*r, Rates::default())).collect();
+    if args.files.told("compare")? {
+        return Ok(());
+    }
+    let cairn = args.cairn.as_deref().ok_or("--cairn is missing: where the program cairn is")?;
+    let extent = Extent { gib: args.gib, rounds: args.rounds, seconds: args.seconds };
+    let mut stored = Stored::new("compare", COMPARISON, extent, &args.dir);
     for round in 1..=args.rounds {
         let dir = tempfile::tempdir_in(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
-        one_round(args, dir.path(), round, &mut results)?;
+        let this = Round { args, cairn, dir: dir.path(), size: args.gib * GIB };
+        one_round(&this, round, &mut stored)?;
     }
-    println!("{}", markdown(&results));
-    if let Some(path) = &args.json {
-        let rows: Vec<_> = results
-            .iter()
-            .map(|(row, rates)| {
-                let values: serde_json::Map<_, _> =
-                    TARGETS.iter().zip(&rates.targets).map(|(n, v)| ((*n).to_owned(), v.clone().into())).collect();
-                serde_json::json!({ "row": row.name, "requests_per_second": values })
-            })
-            .collect();
-        let all = serde_json::json!({ "gib": args.gib, "seconds": args.seconds, "rounds": args.rounds, "rows": rows });
-        std::fs::write(path, format!("{all:#}\n")).map_err(|e| format!("{}: {e}", path.display()))?;
-    }
-    Ok(())
+    println!("{}", stored.table());
+    args.files.json.as_ref().map_or(Ok(()), |path| stored.write(path))
 }
 
 /// The four targets of a round; each is made anew, and made again where a row wants it fresh.
 struct Round<'a> {
     args: &'a Args,
+    cairn: &'a Path,
     dir: &'a Path,
     size: u64,
 }
 
-fn one_round(args: &Args, dir: &Path, round: u32, results: &mut [(Row, Rates)]) -> Result<(), String> {
-    let this = Round { args, dir, size: args.gib * GIB };
+fn one_round(this: &Round<'_>, round: u32, stored: &mut Stored) -> Result<(), String> {
     for target in [false, true] {
         this.make(target)?;
     }
     let mut before = Before::Fresh;
-    for (row, rates) in results.iter_mut() {
+    for row in &ROWS {
         if row.before == Before::Fresh && before == Before::Fresh && row.block > 4096 {
             for nbd in [false, true] {
                 this.make(nbd)?;
@@ -96,8 +98,8 @@ fn one_round(args: &Args, dir: &Path, round: u32, results: &mut [(Row, Rates)]) 
             this.qcow2(row, prepare)?,
         ];
         eprintln!("round {round}: {}: {}", row.name, values.map(|v| row.show(v)).join(", "));
-        for (list, value) in rates.targets.iter_mut().zip(values) {
-            list.push(value);
+        for (target, value) in TARGETS.into_iter().zip(values) {
+            stored.add(row, target, value);
         }
     }
     Ok(())
@@ -117,7 +119,9 @@ impl Round<'_> {
         let name = if nbd { "nbd.pool" } else { "inside.pool" };
         drop(std::fs::remove_file(self.path(name)));
         pollster::block_on(async {
-            let pool = Pool::create(self.path(name), PoolOptions::new().size(self.size * 3)).await.map_err(text)?;
+            // As for the raw file.
+            let options = PoolOptions::new().size(self.size * 3).prewrite(Arc::default());
+            let pool = Pool::create(self.path(name), options).await.map_err(text)?;
             drop(pool.create_volume("disk", self.size, VolumeOptions::default()).await.map_err(text)?);
             pool.close().await.map_err(text)
         })?;
@@ -163,13 +167,13 @@ impl Round<'_> {
 
     fn nbd(&self, row: &Row, prepare: Option<Before>) -> Result<f64, String> {
         let pool = self.path("nbd.pool");
-        let server = peers::cairn(&self.args.cairn, &pool, "disk", self.dir)?;
+        let server = peers::cairn(self.cairn, &pool, "disk", self.dir)?;
         if prepare == Some(Before::Snapshot) {
-            peers::run(&self.args.cairn, &["--pool", &pool.to_string_lossy(), "snapshot", "create", "disk@s"])?;
+            peers::run(self.cairn, &["--pool", &pool.to_string_lossy(), "snapshot", "create", "disk@s"])?;
         }
         if prepare == Some(Before::Regrouped) {
             let args = ["--pool", &pool.to_string_lossy(), "regroup", "disk", "--rate", "unlimited"];
-            peers::run(&self.args.cairn, &args)?;
+            peers::run(self.cairn, &args)?;
         }
         self.over_nbd(&server, row, prepare)
     }

@@ -27,7 +27,11 @@ pub struct Came {
     pub p99: f64,
 }
 
-/// Runs a load on a volume of `size` bytes for `seconds`, beside another load on another volume, if there is one; what each came to.
+/// For how long what floods has been there when the other comes.
+const BEFORE: Duration = Duration::from_secs(1);
+
+/// Runs a load on a volume of `size` bytes for `seconds`, beside another load on another volume, if there is one, which has the device for
+/// itself for a second before; what each came to in the time in which both were there.
 ///
 /// # Errors
 /// The volumes'.
@@ -38,13 +42,14 @@ pub fn measure(
     size: u64,
     seconds: u64,
 ) -> Result<[Came; 2]> {
-    let one = |(volume, load): (&str, Load)| {
+    let one = |(volume, load): (&str, Load), warm_up: Duration| {
         let bench = Bench {
             block: load.block,
             depth: load.depth,
             rate: load.rate,
             size: Some(size),
             runtime: Some(Duration::from_secs(seconds)),
+            warm_up,
             destroy: true,
             ..Bench::named(if load.writes { "randwrite" } else { "randread" })?
         };
@@ -53,8 +58,12 @@ pub fn measure(
         Ok(Came { rate: report.total.iops, p99 })
     };
     thread::scope(|scope| {
-        let beside = beside.map(|load| scope.spawn(move || one(load)));
-        let own = one(own)?;
+        let beside = beside.map(|load| {
+            let flood = scope.spawn(move || one(load, BEFORE));
+            thread::sleep(BEFORE);
+            flood
+        });
+        let own = one(own, Duration::ZERO)?;
         let failed = |_| Err(Error::new(ErrorKind::Closed, "a load's thread failed"));
         let beside = beside.map(|load| load.join().unwrap_or_else(failed)).transpose()?;
         Ok([own, beside.unwrap_or_default()])

@@ -13,6 +13,23 @@ pub struct Server {
     pub uri: String,
 }
 
+impl Server {
+    /// Processor time that it has taken, in seconds.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn processor(&self) -> Result<f64, String> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        // The second field, the command's name, may hold anything; user and system time are the 12th and 13th after it.
+        let fields = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11).take(2));
+        let ticks: Option<u64> = fields.and_then(|fields| fields.map(|field| field.parse::<u64>().ok()).sum());
+        // SAFETY: no pointers.
+        let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        ticks.map(|ticks| ticks as f64 / a_second as f64).ok_or(format!("{path}: {text:?} is not understood"))
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // SIGTERM lets it finish its work; a server that is gone already is fine.

@@ -1,6 +1,8 @@
 //! The rows of a comparison: what is done to each target.
 
-use cairn_engine::{GIB, KIB, MIB};
+use cairn_engine::{KIB, MIB};
+
+use crate::stored::show;
 
 /// What a request does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,19 +68,9 @@ pub const ROWS: [Row; 10] = [
 ];
 
 impl Row {
-    /// Whether the row is told in bytes rather than requests.
-    #[must_use]
-    pub fn is_bandwidth(&self) -> bool {
-        self.block >= MIB
-    }
-
     /// A rate for people: requests or bytes a second.
     #[must_use]
     pub fn show(&self, per_second: f64) -> String {
-        if self.is_bandwidth() {
-            format!("{:.2} GiB/s", per_second * self.block as f64 / GIB as f64)
-        } else {
-            format!("{per_second:.0}/s")
-        }
+        show(self.block, per_second)
     }
 }

@@ -166,7 +166,7 @@ impl LocalPool {
     #[must_use]
     pub fn list_volumes(&self) -> Vec<VolumeInfo> {
         let state = self.core.state.borrow();
-        state.lineage.volumes().into_iter().map(|v| self.volume_info_of(&state, v)).collect()
+        state.lineage.volumes().map(|v| self.volume_info_of(&state, v)).collect()
     }
 
     /// All volumes, by name; with `exclusive`, also what deleting each would free.
@@ -433,7 +433,7 @@ impl LocalPool {
             releasing: state.space.releasing() * BLOCK,
             free: state.space.free() * BLOCK,
             reserve: state.space.reserve() * BLOCK,
-            logical: state.lineage.volumes().iter().map(|v| v.size).sum(),
+            logical: state.lineage.volumes().map(|v| v.size).sum(),
             volumes,
             snapshots,
             deleting,

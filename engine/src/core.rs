@@ -22,7 +22,7 @@ use crate::{
     journal::Ring,
     locks::BlockLocks,
     qos::Qos,
-    reactor::{Reactor, notify::Notify},
+    reactor::{Pending, Reactor, notify::Notify},
     sabotage::{Sabotage, broken},
     state::{State, Step},
     storage::{Op, Part, buffer::IoBuf},
@@ -108,6 +108,13 @@ pub(crate) struct Signals {
     pub(crate) scrub: Notify,
     /// The same of a regroup; and it has let go of what it held.
     pub(crate) regroup: Notify,
+}
+
+/// A write of parts that has begun.
+pub(crate) struct WritingParts {
+    offset: u64,
+    total: usize,
+    pending: Pending,
 }
 
 pub(crate) struct Core {
@@ -349,8 +356,18 @@ impl Core {
 
     /// Writes all of `parts` at `offset`; a short write is continued once and its error kept.
     pub(crate) async fn write_parts(&self, offset: u64, parts: Vec<Part>) -> Result<(), std::io::Error> {
-        let total: usize = parts.iter().map(|p| p.range.len()).sum();
-        let done = self.reactor.submit(Op::Write { offset, parts }).await;
+        self.finish_parts(self.begin_parts(offset, parts)).await
+    }
+
+    /// The same in two steps.
+    pub(crate) fn begin_parts(&self, offset: u64, parts: Vec<Part>) -> WritingParts {
+        let total = parts.iter().map(|p| p.range.len()).sum();
+        WritingParts { offset, total, pending: self.reactor.submit(Op::Write { offset, parts }) }
+    }
+
+    pub(crate) async fn finish_parts(&self, writing: WritingParts) -> Result<(), std::io::Error> {
+        let WritingParts { offset, total, pending } = writing;
+        let done = pending.await;
         let mut written = done.result?;
         let Op::Write { parts, .. } = done.op else { return Err(std::io::ErrorKind::Other.into()) };
         while written < total {

@@ -139,7 +139,7 @@ impl Core {
     }
 
     /// The entry's data leaves with this turn.
-    fn send(&self, entry: Rc<Entry>) -> Leaving {
+    fn send(self: &Rc<Self>, entry: Rc<Entry>) -> Leaving {
         let Content::Data(part) = &entry.piece.content else {
             return Leaving { entry, crcs: Vec::new(), writing: None };
         };

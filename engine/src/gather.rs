@@ -1,5 +1,8 @@
-//! Gathering: all blocks that arrive in one turn of the reactor leave as few large vectored writes, straight from the callers'
-//! buffers, to neighbouring blocks ahead of the cursor.
+//! Gathering: the blocks that arrive in one turn of the reactor leave as few large vectored writes, straight from the callers' buffers, to
+//! neighbouring blocks ahead of the cursor.
+//!
+//! What is written at a time is about half of what is usually under way, so that the device has work while the answers to the other half are
+//! worked on and what they bring is gathered.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -17,6 +20,8 @@ use crate::{
 const DEPTH: usize = 8;
 /// Longest gathered write, in blocks: 1 MiB.
 const LONGEST: u64 = 256;
+/// Fewer blocks than these never leave before the turn ends.
+const SHORTEST: u64 = 8;
 
 /// What of one caller's blocks has no place yet.
 struct Item {
@@ -109,6 +114,35 @@ struct Waiting {
 pub(crate) struct Gather {
     queue: VecDeque<Item>,
     in_flight: usize,
+    /// Blocks that came and have not been written yet.
+    blocks: u64,
+    /// Of them, those that came since writes were sent.
+    arrived: u64,
+    /// Whether any came in this turn.
+    came: bool,
+    /// What `blocks` usually is when a turn ends in which some came.
+    usual: u64,
+}
+
+impl Gather {
+    /// Whether those that came are to leave without waiting for the turn's end.
+    fn is_enough(&self) -> bool {
+        self.arrived >= (self.usual / 2).clamp(SHORTEST, LONGEST) && self.in_flight < DEPTH
+    }
+
+    fn take(&mut self, item: Item) {
+        let blocks = blocks_of(&item.part);
+        self.blocks += blocks;
+        self.arrived += blocks;
+        self.came = true;
+        self.queue.push_back(item);
+    }
+
+    fn turn_ends(&mut self) {
+        if std::mem::take(&mut self.came) {
+            self.usual = (self.usual * 7 + self.blocks).div_ceil(8);
+        }
+    }
 }
 
 /// A gathered write.
@@ -156,13 +190,17 @@ fn wanted(queue: &VecDeque<Item>, purpose: Purpose, room: u64) -> u64 {
     for item in queue.iter().take(MAX_PARTS).take_while(|i| i.purpose == purpose) {
         nodes += item.nodes;
         let left = room.saturating_sub(blocks + nodes);
-        let need = (item.part.range.len() / BLOCK_SIZE) as u64;
+        let need = blocks_of(&item.part);
         blocks += need.min(left);
         if left < need {
             break;
         }
     }
     blocks
+}
+
+fn blocks_of(part: &Part) -> u64 {
+    (part.range.len() / BLOCK_SIZE) as u64
 }
 
 /// A write that has begun.
@@ -214,13 +252,20 @@ impl Core {
         self.begin_write(part, purpose, nodes).finish(self).await
     }
 
-    /// The same in two steps: it leaves with this turn, and its end is looked at later.
-    pub(crate) fn begin_write(&self, part: Part, purpose: Purpose, nodes: u64) -> Writing {
+    /// The same in two steps: it leaves with this turn at the latest, and its end is looked at later.
+    pub(crate) fn begin_write(self: &Rc<Self>, part: Part, purpose: Purpose, nodes: u64) -> Writing {
         let (reply, outcome) = channel();
         let kept = purpose == Purpose::Backlog;
         let waiting = Waiting { runs: Vec::new(), nodes: 0, kept, failure: None, outstanding: 1, reply: Some(reply) };
         let waiting = Rc::new(RefCell::new(waiting));
-        self.gather.borrow_mut().queue.push_back(Item { part: part.clone(), purpose, nodes, waiting });
+        let mut gather = self.gather.borrow_mut();
+        gather.take(Item { part: part.clone(), purpose, nodes, waiting });
+        let enough = gather.is_enough();
+        drop(gather);
+        if enough {
+            self.send_gathered();
+            self.reactor.hand_over();
+        }
         Writing { part, purpose, nodes, outcome }
     }
 
@@ -236,16 +281,24 @@ impl Core {
     }
 
     /// The end of a turn: what was gathered leaves.
-    pub(crate) fn send_gathered(self: &Rc<Self>) {
-        if self.gather.borrow().queue.is_empty() {
-            return;
+    pub(crate) fn turn_ends(self: &Rc<Self>) {
+        self.gather.borrow_mut().turn_ends();
+        if !self.gather.borrow().queue.is_empty() {
+            self.send_gathered();
         }
+    }
+
+    fn send_gathered(self: &Rc<Self>) {
+        self.gather.borrow_mut().arrived = 0;
         self.update_promise();
         while self.gather.borrow().in_flight < DEPTH {
             let Some(batch) = self.next_batch() else { break };
             self.gather.borrow_mut().in_flight += 1;
+            let Batch { run, parts, callers } = batch;
+            // Before the task runs: that is in a later round of the turn.
+            let writing = self.begin_parts(run.start * BLOCK, parts);
             let core = self.clone();
-            self.reactor.spawn(async move { core.run_batch(batch).await }).detach();
+            self.reactor.spawn(async move { core.end_batch(run, &callers, core.finish_parts(writing).await) }).detach();
         }
         let wants = self.state.borrow().space.wants_backing(8192);
         if wants && !self.growing.get() {
@@ -277,6 +330,7 @@ impl Core {
                 }
                 Err(shortage) => {
                     let item = gather.queue.pop_front()?;
+                    gather.blocks -= blocks_of(&item.part);
                     drop((gather, state));
                     self.finish(&item.waiting, Some(Failure::Shortage(shortage)));
                 }
@@ -284,14 +338,16 @@ impl Core {
         }
     }
 
-    async fn run_batch(self: Rc<Self>, batch: Batch) {
-        let result = self.write_parts(batch.run.start * BLOCK, batch.parts).await;
-        self.gather.borrow_mut().in_flight -= 1;
+    fn end_batch(self: &Rc<Self>, run: Run, callers: &[Rc<RefCell<Waiting>>], result: std::io::Result<()>) {
+        let mut gather = self.gather.borrow_mut();
+        gather.in_flight -= 1;
+        gather.blocks -= run.len;
+        drop(gather);
         let error = result
             .err()
             .filter(|_| !broken(Sabotage::AckFailedWrite))
-            .map(|e| Error::io(format!("cannot write data at block {}", batch.run.start), e));
-        for caller in &batch.callers {
+            .map(|e| Error::io(format!("cannot write data at block {}", run.start), e));
+        for caller in callers {
             self.finish(caller, error.clone().map(Failure::Io));
         }
     }

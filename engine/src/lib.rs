@@ -36,6 +36,9 @@ mod names;
 mod open;
 mod options;
 mod pace;
+#[cfg(any(test, feature = "pieces"))]
+#[doc(hidden)]
+pub mod pieces;
 mod qos;
 mod reactor;
 mod recover;

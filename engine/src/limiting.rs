@@ -13,10 +13,11 @@ use crate::{
         sheet::{Owner, Sheet},
     },
     names::check_name,
-    qos::{DEPTH, is_news},
+    qos::{DEPTH, Meter, is_news},
     state::{Need, State},
     stats::{QosInfo, QosTarget, VolumeStats},
     units::{BLOCK, VersionId, VolumeId},
+    versions::Version,
 };
 
 /// Largest queue depth.
@@ -113,31 +114,60 @@ impl LocalPool {
     }
 
     /// What each volume was asked for since the pool was opened, by name; background work is the last.
+    ///
+    /// Takes some microseconds for each volume. Where others wait for this thread, ask for parts of them: [`LocalPool::volume_stats_after`].
     #[must_use]
     pub fn volume_stats(&self) -> Vec<VolumeStats> {
-        let (state, qos) = (self.core.state.borrow(), &self.core.qos);
-        let stats = |id, name: &str, allocated, size| {
-            let meter = match id {
-                Some(id) => qos.known_meter(id),
-                None => Some(qos.background().clone()),
-            };
-            let snapshot = meter.as_ref().map(|meter| qos.snapshot(meter)).unwrap_or_default();
-            VolumeStats {
-                id,
-                name: name.to_owned(),
-                flows: meter.as_ref().map(|meter| meter.flows()).unwrap_or_default(),
-                in_flight: meter.map_or(0, |meter| meter.in_flight()),
-                waiting: snapshot.waiting,
-                held: snapshot.held,
-                allocated,
-                size,
-            }
-        };
-        let volumes = state.lineage.volumes();
-        let mut all: Vec<_> =
-            volumes.iter().map(|v| stats(Some(v.volume), &v.name, v.data_blocks * BLOCK, v.size)).collect();
-        all.push(stats(None, "background", 0, 0));
+        let mut all = self.volume_stats_after("", usize::MAX);
+        all.push(self.background_stats());
         all
+    }
+
+    /// The same of so many volumes at most, the first whose names come after `name`.
+    #[must_use]
+    pub fn volume_stats_after(&self, name: &str, most: usize) -> Vec<VolumeStats> {
+        let state = self.core.state.borrow();
+        state.lineage.volumes_after(name).take(most).map(|volume| self.stats_of(volume)).collect()
+    }
+
+    /// What one volume was asked for since the pool was opened.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn volume_stats_of(&self, name: &str) -> Result<VolumeStats> {
+        let state = self.core.state.borrow();
+        state.lineage.require_volume(name).map(|volume| self.stats_of(volume))
+    }
+
+    /// What background work has read and written since the pool was opened.
+    #[must_use]
+    pub fn background_stats(&self) -> VolumeStats {
+        self.stats_with(Some(self.core.qos.background()), None, "background", (0, 0))
+    }
+
+    fn stats_of(&self, volume: &Version) -> VolumeStats {
+        let meter = self.core.qos.known_meter(volume.volume);
+        self.stats_with(meter.as_deref(), Some(volume.volume), &volume.name, (volume.data_blocks * BLOCK, volume.size))
+    }
+
+    fn stats_with(
+        &self,
+        meter: Option<&Meter>,
+        id: Option<VolumeId>,
+        name: &str,
+        (allocated, size): (u64, u64),
+    ) -> VolumeStats {
+        let snapshot = meter.map(|meter| self.core.qos.snapshot(meter)).unwrap_or_default();
+        VolumeStats {
+            id,
+            name: name.to_owned(),
+            flows: meter.map(Meter::flows).unwrap_or_default(),
+            in_flight: meter.map_or(0, Meter::in_flight),
+            waiting: snapshot.waiting,
+            held: snapshot.held,
+            allocated,
+            size,
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
     },
     path::{Path, PathBuf},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -152,6 +155,10 @@ pub(crate) struct Plan {
 pub(crate) fn prepare_create(path: &Path, options: &PoolOptions) -> Result<Opening> {
     let existing = std::fs::metadata(path).ok();
     let device = existing.as_ref().is_some_and(|m| m.file_type().is_block_device());
+    if options.prewritten.is_some() && options.open.storage == StorageKind::Uring {
+        // Not after all has been written.
+        UringStorage::probe().map_err(|e| without_uring(&e))?;
+    }
     let file = open_file(path, false, !device)?;
     let made = prepare_file(path, &file, device, options);
     if made.is_err() && !device {
@@ -163,9 +170,13 @@ pub(crate) fn prepare_create(path: &Path, options: &PoolOptions) -> Result<Openi
         fresh: Some(made?),
         size: size_of(&file, path)?,
         options: options.open.clone(),
-        thin: !device && !options.preallocate,
+        thin: !device && !options.sets_all_aside(),
     };
     Ok(Opening { plan, file })
+}
+
+fn without_uring(cause: &io::Error) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("io_uring cannot be used here ({cause}): use --storage pread"))
 }
 
 fn prepare_file(path: &Path, file: &File, device: bool, options: &PoolOptions) -> Result<Superblock> {
@@ -190,9 +201,13 @@ fn prepare_file(path: &Path, file: &File, device: bool, options: &PoolOptions) -
         let bytes = superblock.total_blocks * BLOCK;
         file.set_len(bytes).map_err(|e| Error::io(format!("cannot make {} {bytes} bytes long", path.display()), e))?;
         // The fixed areas always have their room; the rest only when asked for.
-        let ahead = if options.preallocate { bytes } else { superblock.data_start * BLOCK };
+        let ahead = if options.sets_all_aside() { bytes } else { superblock.data_start * BLOCK };
         allocate(file, 0, ahead, path)?;
         allocate(file, superblock.data_end * BLOCK, bytes - superblock.data_end * BLOCK, path)?;
+        if let Some(written) = &options.prewritten {
+            prewrite(file, bytes, written)
+                .map_err(|e| Error::io(format!("cannot write all of {} once", path.display()), e))?;
+        }
     }
     Ok(superblock)
 }
@@ -207,6 +222,19 @@ fn allocate(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
         Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
         _ => Err(Error::io(format!("cannot set aside {len} bytes for {}", path.display()), error)),
     }
+}
+
+fn prewrite(file: &File, bytes: u64, written: &AtomicU64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let zeros = IoBuf::zeroed(4 << 20);
+    let mut at = 0;
+    while at < bytes {
+        let n = (zeros.len() as u64).min(bytes - at);
+        file.write_all_at(&zeros[..n as usize], at)?;
+        at += n;
+        written.store(at, Ordering::Relaxed);
+    }
+    file.sync_all()
 }
 
 fn has_superblock(file: &File, total: u64) -> bool {
@@ -236,9 +264,9 @@ impl Opening {
         let file = self.file.try_clone().map_err(|e| Error::io("cannot duplicate a descriptor", e))?;
         let storage: Box<dyn Storage> = match self.plan.options.storage {
             StorageKind::Pread => Box::new(SyncStorage::new(file, shared.wake.clone())),
-            StorageKind::Uring => Box::new(UringStorage::new(file, shared.wake.clone()).map_err(|e| {
-                Error::new(ErrorKind::Unsupported, format!("io_uring cannot be used here ({e}): use --storage pread"))
-            })?),
+            StorageKind::Uring => {
+                Box::new(UringStorage::new(file, shared.wake.clone()).map_err(|e| without_uring(&e))?)
+            }
         };
         Ok(Reactor::new(shared.clone(), storage, Box::new(SystemClock::new())))
     }

@@ -332,7 +332,7 @@ impl Core {
         let core = Rc::downgrade(self);
         self.reactor.at_turn_end(Some(Rc::new(move || {
             if let Some(core) = core.upgrade() {
-                core.send_gathered();
+                core.turn_ends();
             }
         })));
         self.journal_to_close.set(close_journal);

@@ -20,7 +20,7 @@ impl LocalPool {
         let state = self.core.state.borrow();
         let volumes = match volume {
             Some(name) => vec![state.lineage.require_volume(name)?],
-            None => state.lineage.volumes(),
+            None => state.lineage.volumes().collect(),
         };
         let all = volumes.into_iter().flat_map(|v| state.lineage.snapshots_of(v.volume));
         Ok(all.map(|s| self.snapshot_info_of(&state, s)).collect())

@@ -43,6 +43,7 @@ const LAYERS: &[&[&str]] = &[
     &["regroup"],
     &["handle"],
     &["fuzzing"],
+    &["pieces"],
     &["sim"],
 ];
 

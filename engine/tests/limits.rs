@@ -400,7 +400,7 @@ async fn change_at_random(machine: Machine, pool: LocalPool, mut rng: sim::Rng, 
 fn with_groups(books: &Shown) -> Shown {
     let groups = books.values().filter_map(|text| Some((format!("/{}", text.split_once("group=")?.1), String::new())));
     let mut all: Shown = groups.collect();
-    all.insert("/".to_owned(), format!(" depth={}", 24));
+    all.insert("/".to_owned(), " depth=32".to_owned());
     all.extend(books.clone());
     all
 }

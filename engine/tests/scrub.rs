@@ -5,7 +5,10 @@
 #[path = "support/disk.rs"]
 mod disk;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
 
 use cairn_engine::{
     BLOCK, CheckReport, Damage, DamageKind, ErrorKind, Event, IoBuf, MIB, OpenOptions, Pace, Pool, PoolOptions,
@@ -453,10 +456,18 @@ fn a_check_that_nobody_waits_for_ends() {
         let db = site.volume("db", 64 * MIB).await;
         fill(&db, 0..4000, 1).await;
         for _ in 0..20 {
-            let mut check = Box::pin(site.pool.check(true, |_, _| {}));
+            // Held in its midst: it can be through neither before nobody waits for it nor while it is dropped.
+            let ((tell, told), (hold, held)) = (mpsc::channel(), mpsc::channel::<()>());
+            let mut check = Box::pin(site.pool.check(true, move |_, _| {
+                tell.send(()).unwrap();
+                let _released = held.recv();
+            }));
             let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(check.as_mut().poll(cx).is_pending())).await;
+            assert!(begun, "it is held");
+            told.recv().unwrap();
             drop(check);
-            assert!(begun, "it cannot be through at once");
+            drop(hold);
+            assert!(told.recv().is_err(), "it ends where it is");
             // One that went on would still be under way.
             assert!(site.check().await.is_clean());
         }

@@ -302,3 +302,41 @@ fn calls_that_are_given_up_leave_nothing_behind() {
         drop(open(&path, storage));
     });
 }
+
+/// The statistics of all volumes are read in parts. None is left out or shows twice, however many there are, and whoever comes and goes
+/// (a new name in between may move a volume from one part to another).
+#[test]
+fn statistics_of_many_volumes_come_in_parts_and_are_whole() {
+    let (_dir, path) = place();
+    let pool = create(&path, StorageKind::Uring);
+    let names = |pool: &Pool| -> Vec<String> {
+        block_on(pool.volume_stats()).unwrap().into_iter().map(|stats| stats.name).collect()
+    };
+    assert_eq!(names(&pool), ["background"]);
+    let name = |n: usize| format!("v{n:03}");
+    for many in 1..=96 {
+        drop(block_on(pool.create_volume(&name(many), MIB, VolumeOptions::default())).unwrap());
+        let all: Vec<String> = (1..=many).map(name).chain(["background".to_owned()]).collect();
+        assert_eq!(names(&pool), all);
+    }
+    let volume = block_on(pool.volume(&name(40))).unwrap();
+    block_on(volume.write(0, block(0, 0))).unwrap();
+    let one = block_on(pool.volume_stats_of(&name(40))).unwrap();
+    assert_eq!((one.flows.write.requests, one.flows.write.bytes), (1, BLOCK));
+    assert_eq!(one, block_on(pool.volume_stats()).unwrap()[39]);
+    drop(volume);
+    assert_eq!(block_on(pool.volume_stats_of("v000")).unwrap_err().kind(), ErrorKind::NotFound);
+    let changing = thread::spawn({
+        let pool = pool.clone();
+        move || {
+            for n in 1..=48 {
+                block_on(pool.delete_volume(&name(n * 2), false)).unwrap();
+            }
+        }
+    });
+    while !changing.is_finished() {
+        let stay = names(&pool).into_iter().filter(|name| name[1..].parse::<u32>().is_ok_and(|n| n % 2 == 1));
+        assert!(stay.eq((1..=96).step_by(2).map(name)), "those that stay show once each");
+    }
+    changing.join().unwrap();
+}

@@ -9,6 +9,7 @@ mod control;
 mod nbd;
 mod operations;
 mod pool;
+mod service;
 mod text;
 mod transmission;
 
@@ -17,6 +18,7 @@ pub(crate) use self::{
     nbd::{nbd_handshake, nbd_protocol},
     operations::operations,
     pool::pool,
+    service::{qcow2, service_requests},
     text::{cli_arguments, names_and_sizes},
     transmission::nbd_transmission,
 };

@@ -1,12 +1,17 @@
 //! Instant restores: the volume has its content from the start, whatever its users do meanwhile.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Sender},
+    },
+    task::{Context, Poll, Wake},
 };
 
 use cairn_backup::{ErrorKind, Job, Repository};
-use cairn_engine::{IoBuf, MIB, Pool, VolumeOptions};
+use cairn_engine::{IoBuf, MIB, OpenOptions, Pool, VolumeOptions};
 
 use crate::world::{Random, World, back_up, content, noise, world, write};
 
@@ -117,4 +122,49 @@ async fn a_cancelled_filling_goes_on_and_another_size_is_refused() {
     assert_eq!(full.kind(), ErrorKind::Invalid, "{full}");
     repository.resume_filling(&id, &world.pool, "now", &Job::new()).await.unwrap().run().await.unwrap();
     assert_eq!(content(&world.pool, "now").await, content(&world.pool, "v").await);
+}
+
+/// Tells of each wake-up, and holds a reactor that wakes until the test has looked.
+struct Hold(Sender<Option<Sender<()>>>);
+
+impl Wake for Hold {
+    fn wake(self: Arc<Self>) {
+        if std::thread::current().name() != Some("cairn-reactor") {
+            let _test_ended = self.0.send(None);
+            return;
+        }
+        let (go_on, held) = mpsc::channel();
+        if self.0.send(Some(go_on)).is_ok() {
+            let _let_go = held.recv();
+        }
+    }
+}
+
+/// Users pass before the commit that says so is written. Who calls it full then, and forgets what it was filled from, loses it in a crash.
+#[test]
+fn a_volume_is_called_full_when_a_crash_finds_it_full() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let (world, repository, id, _held) = runtime.block_on(backed_up());
+    let filling = runtime.block_on(repository.restore_instantly(&id, &world.pool, "now", &Job::new())).unwrap();
+    let (tell, told) = mpsc::channel();
+    let waker = Arc::new(Hold(tell)).into();
+    let mut run = std::pin::pin!(filling.run());
+    let mut reactor = None;
+    let outcome = loop {
+        if let Poll::Ready(outcome) = run.as_mut().poll(&mut Context::from_waker(&waker)) {
+            break outcome;
+        }
+        // Goes on to its next wake-up.
+        drop(reactor);
+        reactor = told.recv().unwrap();
+    };
+    outcome.unwrap();
+    // The power goes in this moment: the reactor that said so writes nothing more.
+    let path = world.dir.path().join("crashed.cairn");
+    let _bytes = std::fs::copy(world.pool.path(), &path).unwrap();
+    let crashed = runtime.block_on(Pool::open(&path, OpenOptions::default())).unwrap();
+    assert!(!runtime.block_on(crashed.volume_info("now")).unwrap().options.filling);
+    runtime.block_on(crashed.close()).unwrap();
+    drop((reactor, told));
 }

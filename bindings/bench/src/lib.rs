@@ -38,6 +38,7 @@ pub use crate::{
     bench::{Bench, Order, Spread, Verify},
     board::Live,
     report::{
+        chart,
         json::{Flow, Latency, Moment, Pass, Pattern, Report, Subject, Verified},
         svg::svg,
         table::table,

@@ -29,7 +29,12 @@ use crate::{args::Cli, output::Output};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.json);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // The daemon's requests run beside each other; a command is one thing after another.
+    let runtime = match cli.command {
+        args::Command::Up(_) => cairn_service::daemon::runtime(cairn_service::daemon::NICE),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             return output.fail(&cairn_engine::Error::io("cannot start the asynchronous runtime", error).into());

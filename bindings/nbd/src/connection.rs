@@ -9,7 +9,7 @@
 use crate::{
     client::Record,
     exports::Base,
-    handshake::Context,
+    handshake::{Context, Opened},
     options::Options,
     protocol::{self, ReplyStyle, RequestId},
     transport::Transport,
@@ -65,6 +65,7 @@ pub(crate) struct Connection {
     pub(crate) contexts: Vec<Context<Base>>,
     pub(crate) options: Rc<Options>,
     pub(crate) record: Arc<Record>,
+    read_only: bool,
     outbox: RefCell<Outbox>,
     requests: Cell<u32>,
     bytes: Cell<usize>,
@@ -75,12 +76,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn is_read_only(&self) -> bool {
-        self.options.read_only || self.volume.is_read_only()
+        self.read_only
     }
 
     pub(crate) fn new(
         transport: Transport,
-        volume: LocalVolume,
+        export: Opened<LocalVolume>,
         style: ReplyStyle,
         contexts: Vec<Context<Base>>,
         options: Rc<Options>,
@@ -88,7 +89,8 @@ impl Connection {
     ) -> Self {
         Self {
             transport,
-            volume,
+            volume: export.export,
+            read_only: export.read_only,
             style,
             contexts,
             options,

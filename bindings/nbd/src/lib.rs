@@ -2,7 +2,8 @@
 //!
 //! [`Server::start`] exports every volume of a pool as `volume` and every snapshot, read-only, as `volume@snapshot`, on a
 //! unix socket or TCP. It runs as tasks of the pool's own reactor, so a request crosses no thread between the client's
-//! socket and the device.
+//! socket and the device. With [`Options::offers`] clients can open what is offered to them, under the names that they were told, and
+//! nothing else.
 //!
 //! [`protocol`] and [`handshake`] are the protocol without any input or output: parsers, encoders and a state machine over
 //! byte strings.
@@ -33,6 +34,7 @@ mod wake;
 
 pub use crate::{
     client::ClientInfo,
+    exports::{Offer, Offers},
     listen::Listen,
     options::{Certificates, Options, TlsMode},
     server::Server,

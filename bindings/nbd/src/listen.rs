@@ -18,7 +18,8 @@ use std::{
 /// Connections that may wait to be accepted; the system may allow fewer.
 const MANY_WAITING: i32 = 4096;
 
-/// Where to listen. Anyone who can connect can read and write every volume of the pool, unless TLS says who that is: keep
+/// Where to listen. Anyone who can connect can read and write every volume of the pool, unless TLS says who that is or
+/// [`Options::offers`](crate::Options::offers) what may be opened: keep
 /// unix sockets in a directory of your own, and TCP to loopback or to TLS with client certificates or pre-shared keys.
 ///
 /// ```

@@ -1,7 +1,9 @@
 //! How a server is to behave.
 
 use cairn_engine::{Error, ErrorKind, Result};
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use crate::exports::Offers;
 
 /// Smallest and largest values of [`Options::max_request`], in bytes. The lower one is the preferred block size's floor
 /// that the protocol asks for (1 MiB); the upper one is what every client may send without being taken for an attack.
@@ -101,6 +103,9 @@ pub struct Options {
     pub stop_limit: Duration,
     /// Whether clients may only read, whatever they are served.
     pub read_only: bool,
+    /// All that clients can open, and under which names; without it, every volume and snapshot of the pool under its own. With
+    /// it, there are no snapshots to compare with (`cairn:changed-since`).
+    pub offers: Option<Arc<dyn Offers>>,
 }
 
 impl Default for Options {
@@ -116,6 +121,7 @@ impl Default for Options {
             handshake_limit: Duration::from_secs(30),
             stop_limit: Duration::from_secs(5),
             read_only: false,
+            offers: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::{
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
 
 /// An NBD server on a pool's reactor. Every volume of the pool is exported as `volume`, every snapshot, read-only, as
-/// `volume@snapshot`; the empty name means the only volume of a pool that has just one.
+/// `volume@snapshot`; the empty name means the only volume of a pool that has just one. [`Options::offers`] narrows that.
 ///
 /// The handle can be used on any thread. Dropping it does not stop the server: [`stop`](Self::stop) does, and so does closing the pool.
 ///
@@ -81,6 +81,24 @@ impl Server {
     #[must_use]
     pub fn clients(&self) -> Vec<ClientInfo> {
         self.directory.list()
+    }
+
+    /// Cuts off the clients that have a volume or snapshot open, under whatever name: when this returns, what they had sent has ended, and
+    /// they have let go of it. For what is not offered any more ([`Options::offers`]): take the offer away first, then nobody comes in again.
+    ///
+    /// # Errors
+    /// Those of the pool, other than that it is closed.
+    pub async fn cut_off(&self, target: &str) -> Result<()> {
+        let (id, target) = (self.id, target.to_owned());
+        let done = self.pool.run(move |_| async move {
+            if let Some(serving) = Serving::find(id) {
+                serving.cut_off(&target).await;
+            }
+        });
+        match done.await {
+            Err(error) if error.kind() != ErrorKind::Closed => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Stops: accepts nobody any more, removes the socket, answers what was received, lets go of the volumes. Clients that

@@ -57,6 +57,8 @@ pub(crate) struct Serving {
 
 struct Client {
     socket: Rc<Socket>,
+    /// What it has opened, from the answer on that tells it so.
+    opened: Option<String>,
     /// Once it is past its handshake.
     connection: Option<Weak<Connection>>,
 }
@@ -76,6 +78,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The client holds this volume or snapshot open, and is about to be told so.
+    pub(crate) fn opened(&self, target: &str) {
+        if let Some(client) = self.server.clients.borrow_mut().get_mut(&self.id) {
+            client.opened = Some(target.to_owned());
+        }
+    }
+
     /// The client is past its handshake.
     pub(crate) fn entered(&self, connection: &Rc<Connection>) {
         if let Some(client) = self.server.clients.borrow_mut().get_mut(&self.id) {
@@ -155,10 +164,31 @@ impl Serving {
         let id = self.next_client.replace(self.next_client.get() + 1);
         let record = Arc::new(Record::new(socket::prepare(&socket)));
         let socket = Rc::new(socket);
-        self.clients.borrow_mut().insert(id, Client { socket: Rc::clone(&socket), connection: None });
+        self.clients.borrow_mut().insert(id, Client { socket: Rc::clone(&socket), opened: None, connection: None });
         self.directory.add(id, Arc::clone(&record));
         let place = Place { server: Rc::clone(self), id };
         self.pool.reactor().spawn(serve_client(place, socket, record)).detach();
+    }
+
+    /// Cuts off the clients that have this volume or snapshot open; returns when they have let go of it.
+    pub(crate) async fn cut_off(self: Rc<Self>, target: &str) {
+        let connection = |client: &Client| client.connection.as_ref().and_then(Weak::upgrade);
+        // Also those that do not take the answer with which they enter.
+        let has_it = |client: &Client| match connection(client) {
+            Some(connection) => connection.volume.name() == target,
+            None => client.opened.as_deref() == Some(target),
+        };
+        let gone: Vec<u64> = {
+            let clients = self.clients.borrow();
+            let theirs = clients.iter().filter(|(_, client)| has_it(client));
+            theirs
+                .map(|(&id, client)| {
+                    shutdown(&client.socket, Shutdown::Both).ok();
+                    id
+                })
+                .collect()
+        };
+        self.changed.until(|| gone.iter().all(|id| !self.clients.borrow().contains_key(id))).await;
     }
 
     /// Ends the server; returns when the last client is gone.

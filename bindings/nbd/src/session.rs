@@ -7,7 +7,7 @@ use crate::{
     exports::{Base, PoolExports},
     handshake::{Event, Handshake, Session},
     input::Input,
-    serving::{Place, Serving},
+    serving::Place,
     socket::Socket,
     transport::Transport,
     wake::{First, first},
@@ -26,12 +26,17 @@ pub(crate) async fn serve_client(place: Place, socket: Rc<Socket>, record: Arc<R
     let mut transport = Transport::new(server.pool.reactor().clone(), Rc::clone(&socket));
     let mut input = Input::new();
     let limit = server.pool.reactor().sleep(server.options.handshake_limit);
-    let session = match first(shake_hands(server, &mut transport, &mut input, &record), limit).await {
+    let session = match first(shake_hands(&place, &mut transport, &mut input, &record), limit).await {
         First::A(Ok(Some(session))) => *session,
         First::A(Ok(None)) => return finish(&transport).await,
         First::A(Err(_)) | First::B(()) => return,
     };
-    record.entered(&session.export.name, session.export.read_only);
+    // It may have been withdrawn while the last reply was on its way. From here to its place among the clients nothing else runs.
+    let offers = server.options.offers.as_ref();
+    if offers.is_some_and(|offers| offers.find(&session.export.name).is_none()) {
+        return;
+    }
+    record.entered(session.export.export.name(), session.export.read_only);
     transmit(&place, transport, input, session, record).await;
 }
 
@@ -39,7 +44,7 @@ pub(crate) async fn serve_client(place: Place, socket: Rc<Socket>, record: Arc<R
 async fn transmit(place: &Place, transport: Transport, mut input: Input, session: Agreed, record: Arc<Record>) {
     let options = Rc::clone(&place.server.options);
     let Session { export, style, contexts } = session;
-    let conn = Rc::new(Connection::new(transport, export.export, style, contexts, options, record));
+    let conn = Rc::new(Connection::new(transport, export, style, contexts, options, record));
     place.entered(&conn);
     let writer = conn.transport.reactor().spawn(Rc::clone(&conn).write_replies());
     let Ended = take_requests(&conn, &mut input, &place.server.stopping).await;
@@ -57,12 +62,13 @@ type Agreed = Session<LocalVolume, Base>;
 
 /// Takes a client through the handshake; `None` when it ended without an export.
 async fn shake_hands(
-    server: &Serving,
+    place: &Place,
     transport: &mut Transport,
     input: &mut Input,
     record: &Record,
 ) -> io::Result<Option<Box<Agreed>>> {
-    let exports = PoolExports::new(server.pool.clone(), server.options.read_only);
+    let server = &place.server;
+    let exports = PoolExports::new(server.pool.clone(), server.options.read_only, server.options.offers.clone());
     let mut handshake = Handshake::new(exports, server.options.tls, server.options.max_request);
     let mut out = Vec::new();
     handshake.greet(&mut out);
@@ -72,6 +78,9 @@ async fn shake_hands(
         }
         let step = handshake.advance(input.bytes(), &mut out);
         input.consume(step.consumed);
+        if let Event::Enter(session) = &step.event {
+            place.opened(session.export.export.name());
+        }
         if matches!(step.event, Event::Continue) && out.len() < HANDSHAKE_AHEAD {
             continue;
         }

@@ -7,20 +7,16 @@
 use axum::Router;
 use cairn_engine::ErrorKind;
 use std::{
-    ffi::OsStr,
     fs::{self, DirBuilder, Permissions},
     future::Future,
     io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
-    },
+    os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::{Client, Failure, Result, api::Status, router, state::State};
+use crate::{Client, Failure, Result, api::Status, beside::flat, router, state::State};
 
 /// Where the control sockets of pools on devices are.
 const RUN_DIRECTORY: &str = "/run/cairn";
@@ -49,8 +45,7 @@ fn socket_of(real: &Path, device: bool) -> PathBuf {
     if !device {
         return name.into();
     }
-    let flat: Vec<u8> = name.as_bytes().iter().skip(1).map(|b| if *b == b'/' { b'-' } else { *b }).collect();
-    Path::new(RUN_DIRECTORY).join(OsStr::from_bytes(&flat))
+    Path::new(RUN_DIRECTORY).join(flat(Path::new(&name)))
 }
 
 /// The server of a pool, when one answers on its control socket; `None` when there is none, or only what a killed one left.

@@ -28,6 +28,8 @@ pub(crate) enum FaultKind {
     Conflict,
     /// 413, with a moment after which to try again.
     OverLimit,
+    /// 429, with a moment after which to try again.
+    TooMany,
     /// 500. The sentence goes to the log; the client gets it too, since it never holds a secret.
     Internal,
     /// 501.

@@ -24,6 +24,7 @@
 
 pub mod api;
 pub mod backup;
+mod beside;
 mod block;
 mod catalog;
 mod client;
@@ -33,12 +34,21 @@ mod domain;
 mod error;
 mod extract;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
+mod image;
 mod listeners;
+mod locks;
+mod native;
+mod priority;
 pub mod qos;
 mod rest;
 mod routes;
+mod secrets;
+mod shares;
 mod state;
+mod turns;
 pub mod vhost_user;
 
 pub use block::{Hook, STEPS, Settings};

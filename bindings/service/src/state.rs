@@ -52,7 +52,8 @@ impl State {
         self
     }
 
-    /// Goes on with instant restores that were interrupted. Answers what cannot go on, and why.
+    /// Goes on with instant restores that were interrupted, in the background. Answers what cannot go on, as far as that shows within 5 s, and
+    /// why. Whoever is about to close the pool need not wait for the answer.
     ///
     /// # Errors
     /// The pool's.

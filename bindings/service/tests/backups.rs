@@ -5,7 +5,7 @@ use cairn_service::{
     Client, State,
     backup::{CreateBackup, RepositoryRef, RestoreBackup},
 };
-use std::{fs, path::Path};
+use std::{fs, net::TcpListener, path::Path, time::Duration};
 use tempfile::TempDir;
 
 fn open_options() -> OpenOptions {
@@ -179,5 +179,81 @@ async fn a_filling_that_its_store_stopped_goes_on_by_itself() {
         tokio::task::yield_now().await;
     }
     assert_eq!(content(&pool, "now").await, content(&pool, "db").await);
+    pool.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filling_whose_repository_is_away_at_the_start_waits_for_it() {
+    let (directory, pool, repository) = site().await;
+    let client = Client::in_process(State::new(pool.clone()));
+    let backup = client.create_backup(&create(&repository), |_| {}).await.unwrap();
+    let expected = content(&pool, "db").await;
+    // So slow that it cannot be through.
+    let _filling = client.restore_instantly(&restore(&repository, &backup.id, "now", Some(1024))).await.unwrap();
+    pool.close().await.unwrap();
+    drop(client);
+
+    let [note] = &notes(directory.path())[..] else { panic!("one note") };
+    let text = fs::read_to_string(note).unwrap();
+    fs::write(note, text.replace("\"limit\":1024", "\"limit\":null")).unwrap();
+    let (place, away) = (directory.path().join("repository"), directory.path().join("away"));
+    fs::rename(&place, &away).unwrap();
+    let pool = Pool::open(directory.path().join("pool"), open_options()).await.unwrap();
+    let state = State::new(pool.clone());
+    let stuck = state.resume_restores().await.unwrap();
+    assert!(matches!(&stuck[..], [text] if text.contains("volume now") && text.contains("tried again")), "{stuck:?}");
+    let client = Client::in_process(state);
+    let waiting = client.fillings().await.unwrap();
+    assert!(matches!(&waiting[..], [one] if one.volume == "now" && one.backup == backup.id), "{waiting:?}");
+    fs::rename(&away, &place).unwrap();
+    while !client.fillings().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(content(&pool, "now").await, expected);
+    assert!(notes(directory.path()).is_empty());
+    pool.close().await.unwrap();
+}
+
+/// A repository whose store takes connections, and says nothing.
+fn silent() -> (TcpListener, RepositoryRef) {
+    let store = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", store.local_addr().unwrap());
+    let options = [
+        ("aws_endpoint", endpoint.as_str()),
+        ("aws_allow_http", "true"),
+        ("aws_access_key_id", "test"),
+        ("aws_secret_access_key", "test"),
+        ("aws_region", "us-east-1"),
+    ];
+    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    (store, RepositoryRef { url: "s3://bucket/r".to_owned(), options, ..RepositoryRef::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_store_that_says_nothing() {
+    let (directory, pool, _) = site().await;
+    let (_store, repository) = silent();
+    let place = directory.path().join("pool.restores");
+    fs::create_dir(&place).unwrap();
+    for name in ["one", "two"] {
+        let options = VolumeOptions { filling: true, ..VolumeOptions::default() };
+        drop(pool.create_volume(name, MIB, options).await.unwrap());
+        let id = pool.volume_info(name).await.unwrap().id.0;
+        let note = serde_json::json!({"restore": restore(&repository, "abcd", name, None)});
+        fs::write(place.join(format!("{id}.json")), note.to_string()).unwrap();
+    }
+    let state = State::new(pool.clone());
+    let resumed = tokio::time::timeout(Duration::from_secs(60), state.resume_restores()).await;
+    let stuck = resumed.expect("it does not wait").unwrap();
+    let told = |name: &str| stuck.iter().any(|text| text.contains(name) && text.contains("has not answered yet"));
+    assert!(stuck.len() == 2 && told("volume one") && told("volume two"), "{stuck:?}");
+    // What they need is needed all the while, and who does not want one any more may delete it.
+    let client = Client::in_process(state);
+    let backups = async || -> Vec<String> {
+        client.fillings().await.unwrap().into_iter().map(|f| format!("{} {}", f.volume, f.backup)).collect()
+    };
+    assert_eq!(backups().await, ["one abcd", "two abcd"]);
+    let _deleted = client.delete_volume("one", false, false).await.unwrap();
+    assert_eq!((backups().await, notes(directory.path()).len()), (vec!["two abcd".to_owned()], 1));
     pool.close().await.unwrap();
 }

@@ -80,6 +80,10 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl Record {
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub(crate) fn new(id: u64, peer: String, read_only: bool) -> Self {
         let connected = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {

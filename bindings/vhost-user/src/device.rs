@@ -100,7 +100,7 @@ impl Device {
         Self {
             turns: Turns::new(reactor.clone()),
             reactor,
-            read_only: options.read_only || volume.is_read_only(),
+            read_only: record.is_read_only(),
             serial: blk::serial(name),
             volume,
             options,

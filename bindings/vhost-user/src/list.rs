@@ -1,8 +1,8 @@
 //! The list of exports, kept beside their sockets: what the next server is to serve again, for guests that go on running.
 //!
 //! A file of lines. The first says what it is and of which pool; each other one is an export, `volume ID NAME` or `snapshot ID NAME`, where
-//! NAME is that of the socket, or `write-through ID` for a volume whose driver has switched its cache off. (Names hold no control
-//! characters.) It is replaced as a whole, so it is always an old one or a new one.
+//! NAME is that of the socket, or `write-through ID` for a volume whose driver has switched its cache off, or `read-only ID` for one whose
+//! export takes no writes. (Names hold no control characters.) It is replaced as a whole, so it is always an old one or a new one.
 //!
 //! It changes when an export is made or withdrawn or a driver chooses how to cache, and not when the server ends, whichever way.
 
@@ -26,6 +26,16 @@ struct Entries {
     /// Volumes whose drivers count on every write being durable when it is answered. Not of the exports: a guest that runs on may find its
     /// disk exported anew.
     write_through: BTreeSet<VolumeId>,
+    /// Volumes whose exports take no writes: of the exports, and gone with them.
+    read_only: BTreeSet<VolumeId>,
+}
+
+impl Entries {
+    fn remove(&mut self, name: &str) {
+        if let Some(Source::Volume(volume)) = self.exports.remove(name) {
+            let _was = self.read_only.remove(&volume);
+        }
+    }
 }
 
 /// The exports of a pool in a directory.
@@ -73,18 +83,27 @@ impl List {
         self.lock().write_through.contains(&volume)
     }
 
+    /// Whether the export of a volume takes no writes.
+    pub(crate) fn reads_only(&self, source: Source) -> bool {
+        matches!(source, Source::Volume(volume) if self.lock().read_only.contains(&volume))
+    }
+
     /// Adds an export, or changes what it serves. Waits for the file system, as do all changes.
-    pub(crate) fn put(&self, name: &str, source: Source) -> Result<()> {
+    pub(crate) fn put(&self, name: &str, source: Source, read_only: bool) -> Result<()> {
         self.change(|entries| {
-            let _before = entries.exports.insert(name.to_owned(), source);
+            entries.remove(name);
+            let _none = entries.exports.insert(name.to_owned(), source);
+            if let Source::Volume(volume) = source
+                && read_only
+            {
+                let _new = entries.read_only.insert(volume);
+            }
         })
     }
 
     /// Takes an export out, if it is there.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        self.change(|entries| {
-            let _before = entries.exports.remove(name);
-        })
+        self.change(|entries| entries.remove(name))
     }
 
     /// Notes how the driver of a volume wants its writes.
@@ -122,6 +141,9 @@ impl List {
         }
         for VolumeId(id) in &entries.write_through {
             text += &format!("write-through {id}\n");
+        }
+        for VolumeId(id) in &entries.read_only {
+            text += &format!("read-only {id}\n");
         }
         let path = self.directory.join(FILE);
         let new = self.directory.join("exports.new");
@@ -169,6 +191,10 @@ fn read(line: &str, entries: &mut Entries) -> Option<()> {
             let _new = entries.write_through.insert(VolumeId(id));
             return Some(());
         }
+        ("read-only", None) => {
+            let _new = entries.read_only.insert(VolumeId(id));
+            return Some(());
+        }
         _ => return None,
     };
     // A name becomes that of a file.
@@ -189,12 +215,12 @@ mod tests {
         let list = open("aa").unwrap();
         assert!(list.exports().is_empty());
         let (one, two) = (Source::Volume(VolumeId(7)), Source::Snapshot(VersionId(u64::MAX)));
-        list.put("a disk", one).unwrap();
-        list.put("db@x y", two).unwrap();
+        list.put("a disk", one, false).unwrap();
+        list.put("db@x y", two, false).unwrap();
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(open("aa").unwrap().exports(), [("a disk".into(), one), ("db@x y".into(), two)].into());
-        list.put("a disk", Source::Volume(VolumeId(8))).unwrap();
+        list.put("a disk", Source::Volume(VolumeId(8)), false).unwrap();
         list.remove("db@x y").unwrap();
         list.remove("db@x y").unwrap();
         assert_eq!(list.source("db@x y"), None);
@@ -212,7 +238,7 @@ mod tests {
             list.set_write_through(volume, true).unwrap();
         }
         list.set_write_through(VolumeId(8), false).unwrap();
-        list.put("db", Source::Volume(VolumeId(7))).unwrap();
+        list.put("db", Source::Volume(VolumeId(7)), false).unwrap();
         list.remove("db").unwrap();
         assert_eq!([7, 8, 9].map(|id| open().writes_through(VolumeId(id))), [true, false, true]);
         list.keep_volumes(&[VolumeId(9)].into()).unwrap();
@@ -220,17 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_no_writes_is_kept_for_as_long_as_its_export() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || List::open(directory.path(), "aa".into()).unwrap();
+        let list = open();
+        let [one, two] = [7, 8].map(|id| Source::Volume(VolumeId(id)));
+        list.put("one", one, true).unwrap();
+        list.put("two", two, false).unwrap();
+        assert_eq!([one, two].map(|source| open().reads_only(source)), [true, false]);
+        list.put("one", two, true).unwrap();
+        assert_eq!([one, two].map(|source| open().reads_only(source)), [false, true]);
+        list.remove("one").unwrap();
+        assert!(!open().reads_only(two));
+    }
+
+    #[test]
     fn a_list_that_cannot_be_written_stays_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let list = List::open(directory.path(), "aa".into()).unwrap();
-        list.put("db", Source::Volume(VolumeId(7))).unwrap();
+        list.put("db", Source::Volume(VolumeId(7)), false).unwrap();
         let new = directory.path().join("exports.new");
         fs::create_dir(&new).unwrap();
-        assert_eq!(list.put("other", Source::Volume(VolumeId(8))).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(list.put("other", Source::Volume(VolumeId(8)), false).unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(list.remove("db").unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(list.exports(), [("db".into(), Source::Volume(VolumeId(7)))].into());
         fs::remove_dir(&new).unwrap();
-        list.put("other", Source::Volume(VolumeId(8))).unwrap();
+        list.put("other", Source::Volume(VolumeId(8)), false).unwrap();
     }
 
     #[test]
@@ -240,7 +281,7 @@ mod tests {
         fs::write(&precious, "precious").unwrap();
         std::os::unix::fs::symlink(&precious, directory.path().join("exports.new")).unwrap();
         let list = List::open(directory.path(), "aa".into()).unwrap();
-        list.put("db", Source::Volume(VolumeId(7))).unwrap();
+        list.put("db", Source::Volume(VolumeId(7)), false).unwrap();
         assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
         let kept = fs::symlink_metadata(directory.path().join(FILE)).unwrap();
         assert!(kept.is_file() && kept.permissions().mode() & 0o777 == 0o600);
@@ -261,6 +302,7 @@ mod tests {
             "volume -1 db",
             "write-through x",
             "write-through 7 db",
+            "read-only 7 db",
         ] {
             assert!(parse(&format!("{title}{bad}\n"), "aa").is_err(), "{bad:?}");
         }

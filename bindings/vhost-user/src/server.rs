@@ -84,8 +84,21 @@ impl Server {
     /// something else is in its place or the socket serves a volume that had this name, `Invalid` for a path that is too long, `Closed` when
     /// server or pool have stopped; what the system says of the list of exports.
     pub async fn export(&self, target: &str) -> Result<PathBuf> {
+        self.export_as(target, false).await
+    }
+
+    /// The same for reading only: a volume's, too. Guests are told so, and what they write is refused.
+    ///
+    /// # Errors
+    /// Those of [`Server::export`]; `Exists` when the volume has a socket for writing, as `export` says where it has one for reading: withdraw
+    /// it first.
+    pub async fn export_read_only(&self, target: &str) -> Result<PathBuf> {
+        self.export_as(target, true).await
+    }
+
+    async fn export_as(&self, target: &str, read_only: bool) -> Result<PathBuf> {
         let (id, target) = (self.id, target.parse::<Target>()?);
-        self.pool.run(move |_| async move { Serving::find(id)?.export(&target).await }).await.flatten()
+        self.pool.run(move |_| async move { Serving::find(id)?.export(&target, read_only).await }).await.flatten()
     }
 
     /// Makes the sockets again that the server before this one had, whether it was stopped or killed: front-ends that wait for them

@@ -76,6 +76,8 @@ struct Export {
     /// What its socket is called: what its volume or snapshot was called when it was made.
     name: String,
     source: Cell<Source>,
+    /// Takes no writes. Before it is listed, too: a front-end may be the first.
+    read_only: Cell<bool>,
     /// Removed as soon as nobody is to connect any more.
     file: RefCell<Option<SocketFile>>,
     stopping: Cell<bool>,
@@ -143,15 +145,22 @@ impl Serving {
     }
 
     /// Makes the socket of a volume or snapshot, if there is none yet; where it is.
-    pub(crate) async fn export(self: &Rc<Self>, target: &Target) -> Result<PathBuf> {
+    pub(crate) async fn export(self: &Rc<Self>, target: &Target, read_only: bool) -> Result<PathBuf> {
         // It must be there now; it is opened for each front-end, so that an unused socket keeps nobody from deleting it.
         drop(self.pool.open(target)?);
         let source = Source::of(&self.pool, target)?;
         let attempt = async || {
             let _changing = self.changing.lock().await;
             // One socket for each, or two guests could write to one disk.
-            let name = self.name_of(source).unwrap_or_else(|| target.to_string());
-            self.try_export(&name, source).await
+            let listed = self.name_of(source);
+            let name = listed.clone().unwrap_or_else(|| target.to_string());
+            let (is, wanted) = (self.list.reads_only(source), read_only && matches!(source, Source::Volume(_)));
+            if listed.is_some() && is != wanted {
+                let text =
+                    format!("the socket {name} is for {}: withdraw it first", if is { "reading" } else { "writing" });
+                return Err(Error::new(ErrorKind::Exists, text));
+            }
+            self.try_export(&name, source, wanted).await
         };
         self.patiently(attempt).await
     }
@@ -178,7 +187,7 @@ impl Serving {
             return Ok(());
         }
         if source.target(&self.pool).is_some() {
-            return self.try_export(name, source).await.map(drop);
+            return self.try_export(name, source, self.list.reads_only(source)).await.map(drop);
         }
         let gone = name.to_owned();
         self.change_list(move |list| list.remove(&gone)).await?;
@@ -227,7 +236,7 @@ impl Serving {
     }
 
     /// Makes the socket of an export and lists it: both or neither.
-    async fn try_export(self: &Rc<Self>, name: &str, source: Source) -> Result<PathBuf> {
+    async fn try_export(self: &Rc<Self>, name: &str, source: Source, read_only: bool) -> Result<PathBuf> {
         if self.stopping.get() {
             return Err(stopped());
         }
@@ -235,18 +244,23 @@ impl Serving {
         let (export, path, before) = match there {
             Some(export) => {
                 let path = self.socket_of(&export, source)?;
-                let before = export.source.replace(source);
+                let before = (export.source.replace(source), export.read_only.replace(read_only));
                 (export, path, Some(before))
             }
             None => {
-                let (export, path) = self.listen(name, source)?;
+                let (export, path) = self.listen(name, source, read_only)?;
                 (export, path, None)
             }
         };
         let listed = name.to_owned();
-        let Err(error) = self.change_list(move |list| list.put(&listed, source)).await else { return Ok(path) };
+        let Err(error) = self.change_list(move |list| list.put(&listed, source, read_only)).await else {
+            return Ok(path);
+        };
         match before {
-            Some(before) => export.source.set(before),
+            Some((source, read_only)) => {
+                export.source.set(source);
+                export.read_only.set(read_only);
+            }
             None => {
                 export.stop();
                 self.gone(&export).await;
@@ -262,12 +276,13 @@ impl Serving {
         changed.map_err(|e| Error::io("the list of exports", e))?
     }
 
-    fn listen(self: &Rc<Self>, name: &str, source: Source) -> Result<(Rc<Export>, PathBuf)> {
+    fn listen(self: &Rc<Self>, name: &str, source: Source, read_only: bool) -> Result<(Rc<Export>, PathBuf)> {
         let path = self.place.join(format!("{name}.sock"));
         let (listener, file) = SocketFile::bind(path.clone())?;
         let export = Rc::new(Export {
             name: name.to_owned(),
             source: Cell::new(source),
+            read_only: Cell::new(read_only),
             file: RefCell::new(Some(file)),
             stopping: Cell::new(false),
             leaving: Cell::new(false),
@@ -355,7 +370,7 @@ impl Serving {
             Err(error) => return self.directory.refuse(&export.name, error.to_string()),
         };
         let id = self.next_client.replace(self.next_client.get() + 1);
-        let read_only = self.options.read_only || volume.is_read_only();
+        let read_only = self.options.read_only || export.read_only.get() || volume.is_read_only();
         let record = Arc::new(Record::new(id, listen::peer(&socket), read_only));
         let reactor = self.pool.reactor().clone();
         let options = Rc::clone(&self.options);
@@ -484,7 +499,7 @@ mod tests {
             let reactor = local.reactor().clone();
             Serving::start(id, local, place, Options::default(), Arc::default(), list);
             let (serving, db) = (Serving::find(id).unwrap(), "db".parse::<Target>().unwrap());
-            let _path = serving.export(&db).await.unwrap();
+            let _path = serving.export(&db, false).await.unwrap();
             let withdrawing = reactor.spawn({
                 let (serving, db) = (Rc::clone(&serving), db.clone());
                 async move { serving.withdraw(&db, false).await }
@@ -498,7 +513,7 @@ mod tests {
                 }
             })
             .await;
-            let _path = serving.export(&db).await.unwrap();
+            let _path = serving.export(&db, false).await.unwrap();
             let ended = match first(withdrawing, reactor.sleep(Duration::from_secs(30))).await {
                 First::A(withdrawn) => withdrawn.is_ok(),
                 First::B(()) => false,

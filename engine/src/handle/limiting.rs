@@ -8,6 +8,9 @@ use crate::{
     stats::{QosInfo, QosTarget, VolumeStats},
 };
 
+/// Volumes whose statistics are read in one turn of the pool's thread: requests wait for some tens of microseconds meanwhile.
+const STATS_AT_ONCE: usize = 32;
+
 impl Pool {
     /// Changes limits, also while requests are under way: exact from the next one on, and durable when it returns. A key without a value is
     /// taken out.
@@ -66,12 +69,33 @@ impl Pool {
         .await
     }
 
-    /// What each volume was asked for since the pool was opened, by name; background work is the last.
+    /// What each volume was asked for since the pool was opened, by name; background work is the last. Requests go on meanwhile: each volume is
+    /// as it was when its turn came, and one that gets another name in between may show twice or not at all.
     ///
     /// # Errors
     /// `Closed`.
     pub async fn volume_stats(&self) -> Result<Vec<VolumeStats>> {
-        self.call(|pool| async move { Ok(pool.volume_stats()) }).await
+        let mut all: Vec<VolumeStats> = Vec::new();
+        loop {
+            let after = all.last().map(|last| last.name.clone()).unwrap_or_default();
+            let part = self.call(move |pool| async move { Ok(pool.volume_stats_after(&after, STATS_AT_ONCE)) }).await?;
+            let is_last = part.len() < STATS_AT_ONCE;
+            all.extend(part);
+            if is_last {
+                break;
+            }
+        }
+        all.push(self.call(|pool| async move { Ok(pool.background_stats()) }).await?);
+        Ok(all)
+    }
+
+    /// What one volume was asked for since the pool was opened.
+    ///
+    /// # Errors
+    /// `NotFound`, `Closed`.
+    pub async fn volume_stats_of(&self, name: &str) -> Result<VolumeStats> {
+        let name = name.to_owned();
+        self.call(move |pool| async move { pool.volume_stats_of(&name) }).await
     }
 }
 

@@ -24,12 +24,12 @@ use crate::{
     },
     units::VolumeId,
 };
-use meter::Meter;
+pub(crate) use meter::Meter;
 pub(crate) use turn::Permit;
 use turn::{Slot, Turn};
 
 /// What may be under way at the device while several volumes want it, in requests of 4 KiB, unless the pool says otherwise.
-pub(crate) const DEPTH: u32 = 24;
+pub(crate) const DEPTH: u32 = 32;
 
 pub(crate) struct Qos {
     reactor: Reactor,

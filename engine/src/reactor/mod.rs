@@ -1,12 +1,13 @@
 //! The reactor: one thread that owns a pool's storage, its state and its exports; a single-threaded executor.
 //!
 //! A *turn* runs every task that is ready, then the turn's end (where small writes that arrived in it are gathered), then
-//! submits and reaps I/O. After work the reactor polls for a short time before it sleeps, because a wake-up costs more than
-//! most requests.
+//! submits and reaps I/O. After work the reactor polls before it sleeps, where work mostly comes soon: a wake-up costs as much as many
+//! requests.
 
 pub(crate) mod clock;
 pub(crate) mod notify;
 mod queue;
+mod spin;
 #[cfg(test)]
 mod tests;
 
@@ -30,9 +31,8 @@ use async_task::{Runnable, Task};
 use crate::storage::{Completion, Op, SendBuf, Storage, Token, buffer::IoBuf, wake::Waker};
 use clock::Clock;
 use queue::{Bell, Queue};
+use spin::Spin;
 
-/// How long the reactor polls after work before it sleeps.
-const SPIN: Duration = Duration::from_micros(40);
 /// Tasks run in one turn before I/O is looked at.
 const TASKS_PER_TURN: usize = 512;
 
@@ -197,6 +197,11 @@ impl Reactor {
         Pending { reactor: self.clone(), token, cancellable, finished: false, held: None }
     }
 
+    /// Has the device begin with what was submitted, instead of at the turn's end.
+    pub(crate) fn hand_over(&self) {
+        self.inner.storage.borrow_mut().hand_over();
+    }
+
     /// As [`submit`](Self::submit), with what is to be kept until the operation is over.
     fn submit_held<T: 'static>(&self, held: &Rc<T>, op: Op) -> Pending {
         let mut pending = self.submit(op);
@@ -359,7 +364,9 @@ impl Reactor {
     pub(crate) fn run(&self) {
         let _ending = Ending(self);
         let mut done = Vec::new();
-        let mut last_work = self.now();
+        let mut spin = Spin::new();
+        // Since when there has been nothing to do.
+        let mut idle: Option<Duration> = None;
         while !self.inner.stopping.get() {
             self.inner.turn.set(self.now());
             let ran = self.run_ready();
@@ -369,13 +376,15 @@ impl Reactor {
             }
             let fired = self.fire_timers();
             let busy = ran || fired || self.inner.shared.has_work();
-            let timeout = self.sleep_time(busy, last_work);
+            if !busy {
+                let _since = idle.get_or_insert(self.turn());
+            } else if let Some(since) = idle.take() {
+                spin.waited(self.turn().saturating_sub(since));
+            }
+            let timeout = self.sleep_time(idle.map(|since| since + spin.limit()));
             self.inner.storage.borrow_mut().wait(timeout, &mut done);
             if timeout != Some(Duration::ZERO) {
                 self.inner.shared.awake();
-            }
-            if busy || !done.is_empty() {
-                last_work = self.turn();
             }
             for completion in done.drain(..) {
                 self.complete(completion);
@@ -383,9 +392,9 @@ impl Reactor {
         }
     }
 
-    /// How long to wait for I/O: not at all with work at hand or shortly after some, else until the next timer.
-    fn sleep_time(&self, busy: bool, last_work: Duration) -> Option<Duration> {
-        if busy || self.inner.stopping.get() || self.turn().saturating_sub(last_work) < SPIN {
+    /// How long to wait for I/O: not at all with work at hand (no time to poll until) or while it is polled for, else until the next timer.
+    fn sleep_time(&self, polls_until: Option<Duration>) -> Option<Duration> {
+        if self.inner.stopping.get() || polls_until.is_none_or(|end| self.turn() < end) {
             return Some(Duration::ZERO);
         }
         if !self.inner.shared.prepare_sleep() {

@@ -109,6 +109,8 @@ pub(crate) trait Storage {
     fn name(&self) -> &'static str;
     /// Starts `op`. `token` is not in use by another operation in flight.
     fn submit(&mut self, token: Token, op: Op);
+    /// Begins with what was submitted, where that would otherwise wait for [`wait`](Self::wait).
+    fn hand_over(&mut self) {}
     /// Asks for the early end of an operation that may wait for ever; it still completes.
     fn cancel(&mut self, token: Token);
     /// Makes what [`Op::SignalEvent`] needs.

@@ -18,6 +18,8 @@ const ENTRIES: u32 = 1024;
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 const FILE: types::Fixed = types::Fixed(0);
+/// So many reads go to the device without waiting for the turn's end, at least: it works on them while others are prepared.
+const EARLY: usize = 4;
 
 /// What the kernel reads or writes on behalf of one operation.
 struct InFlight {
@@ -30,6 +32,9 @@ pub(crate) struct UringStorage {
     ring: IoUring,
     in_flight: Vec<Option<InFlight>>,
     count: usize,
+    /// Reads among them, and those in the ring that the kernel has not been told of.
+    reads: usize,
+    untold: usize,
     backlog: VecDeque<squeue::Entry>,
     wake: Arc<Waker>,
     events: Events,
@@ -41,6 +46,11 @@ pub(crate) struct UringStorage {
 }
 
 impl UringStorage {
+    /// Whether there is such a thing here.
+    pub(crate) fn probe() -> io::Result<()> {
+        IoUring::new(2).map(drop)
+    }
+
     pub(crate) fn new(file: File, wake: Arc<Waker>) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_cqsize(ENTRIES * 4)
@@ -54,6 +64,8 @@ impl UringStorage {
             ring,
             in_flight: Vec::new(),
             count: 0,
+            reads: 0,
+            untold: 0,
             backlog: VecDeque::new(),
             wake,
             events: Events::default(),
@@ -145,6 +157,7 @@ impl UringStorage {
                     let token = token as Token;
                     if let Some(flight) = self.in_flight.get_mut(token).and_then(Option::take) {
                         self.count -= 1;
+                        self.reads -= usize::from(matches!(flight.op, Op::Read { .. }));
                         let result =
                             usize::try_from(cqe.result()).map_err(|_| io::Error::from_raw_os_error(-cqe.result()));
                         done.push(Completion { token, op: flight.op, result });
@@ -177,9 +190,24 @@ impl Storage for UringStorage {
             self.in_flight.resize_with(token + 1, || None);
         }
         debug_assert!(self.in_flight[token].is_none(), "a token in use");
+        let read = usize::from(matches!(flight.op, Op::Read { .. }));
         self.in_flight[token] = Some(flight);
         self.count += 1;
         self.push(entry);
+        self.reads += read;
+        self.untold += read;
+        // The more are under way, the less each call of the kernel is worth.
+        if read > 0 && self.untold >= EARLY.max(self.reads / 8) {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        self.untold = 0;
+        if !self.ring.submission().is_empty() {
+            // What the kernel does not take now it takes in `wait`.
+            let _submitted = self.ring.submit();
+        }
     }
 
     fn prepare_events(&mut self) -> io::Result<()> {
@@ -192,6 +220,7 @@ impl Storage for UringStorage {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) {
+        self.untold = 0;
         self.push_backlog();
         let signalled = !self.signalled.is_empty();
         done.append(&mut self.signalled);
@@ -234,5 +263,41 @@ impl Drop for UringStorage {
         // The read on the wake-up descriptor is ended by a last wake-up, so that `wake_value` may go.
         self.wake.notify();
         let _submitted = self.ring.submit_and_wait(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::storage::{Part, buffer::IoBuf};
+
+    #[test]
+    fn reads_and_what_is_handed_over_do_not_wait_for_the_turn_to_end() {
+        if UringStorage::probe().is_err() {
+            return;
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let mut storage = UringStorage::new(file, Arc::new(Waker::new().unwrap())).unwrap();
+        let untold = |storage: &mut UringStorage| storage.ring.submission().len();
+        storage.hand_over();
+        for token in 0..EARLY {
+            assert_eq!(untold(&mut storage), token);
+            storage.submit(token, Op::Read { offset: 0, buf: IoBuf::with_len(4096) });
+        }
+        assert_eq!(untold(&mut storage), 0, "a few together");
+        let part = Part { buf: Rc::new(IoBuf::zeroed(4096)), range: 0..4096 };
+        storage.submit(EARLY, Op::Write { offset: 0, parts: vec![part] });
+        assert_eq!(untold(&mut storage), 1);
+        storage.hand_over();
+        assert_eq!(untold(&mut storage), 0);
+        let mut done = Vec::new();
+        while done.len() <= EARLY {
+            storage.wait(None, &mut done);
+        }
+        assert!(done.iter().all(|done| matches!(done.result, Ok(4096))));
+        assert_eq!((storage.count, storage.reads), (0, 0));
     }
 }

@@ -10,7 +10,7 @@ pub(crate) mod layout;
 pub(crate) mod sheets;
 pub(crate) mod table;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -160,7 +160,7 @@ impl Floor {
 pub(crate) struct Lineage {
     versions: FxHashMap<VersionId, Version>,
     children: FxHashMap<VersionId, Vec<VersionId>>,
-    by_name: FxHashMap<String, VersionId>,
+    by_name: BTreeMap<String, VersionId>,
     live: FxHashMap<VolumeId, VersionId>,
     snapshots: FxHashMap<VolumeId, BTreeMap<String, VersionId>>,
     queue: BTreeMap<u64, VersionId>,
@@ -187,7 +187,7 @@ impl Lineage {
         Self {
             versions: FxHashMap::default(),
             children: FxHashMap::default(),
-            by_name: FxHashMap::default(),
+            by_name: BTreeMap::new(),
             live: FxHashMap::default(),
             snapshots: FxHashMap::default(),
             queue: BTreeMap::new(),
@@ -238,10 +238,14 @@ impl Lineage {
     }
 
     /// Live versions of all volumes, by name.
-    pub(crate) fn volumes(&self) -> Vec<&Version> {
-        let mut list: Vec<&Version> = self.live.values().filter_map(|id| self.versions.get(id)).collect();
-        list.sort_by(|a, b| a.name.cmp(&b.name));
-        list
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &Version> {
+        self.by_name.values().filter_map(|id| self.versions.get(id))
+    }
+
+    /// Those whose names come after this one, by name.
+    pub(crate) fn volumes_after(&self, name: &str) -> impl Iterator<Item = &Version> {
+        let rest = (Bound::Excluded(name), Bound::Unbounded);
+        self.by_name.range::<str, _>(rest).filter_map(|(_, id)| self.versions.get(id))
     }
 
     pub(crate) fn children(&self, id: VersionId) -> &[VersionId] {

@@ -97,12 +97,9 @@ impl LocalVolume {
         let len = pointers.len() * BLOCK_SIZE;
         let mut segments = segments(pointers, usize::MAX);
         let reads = segments.iter().filter(|segment| segment.place.is_some()).count().max(1);
-        let mut at_a_time = AT_A_TIME;
         if let Some(permit) = permit {
             permit.in_pieces(reads as u64);
-            let each = (pointers.len() / reads).clamp(1, BESIDE_OTHERS);
-            if let Some(room) = permit.room((each * BLOCK_SIZE) as u64) {
-                at_a_time = room.min(AT_A_TIME);
+            if permit.room(BLOCK).is_some() {
                 segments = self::segments(pointers, BESIDE_OTHERS);
             }
         }
@@ -112,13 +109,14 @@ impl LocalVolume {
             return Ok(buf);
         }
         let mut out = IoBuf::with_len(len);
-        let mut reads = VecDeque::with_capacity(at_a_time.min(segments.len()));
+        let mut reads = VecDeque::with_capacity(AT_A_TIME.min(segments.len()));
         for segment in segments {
             let Some(place) = segment.place else {
                 out[segment.bytes()].fill(0);
                 continue;
             };
-            if reads.len() == at_a_time
+            // Others may have come, or gone, since the last one.
+            while reads.len() >= at_a_time(permit, segment.bytes().len())
                 && let Some(read) = reads.pop_front()
             {
                 self.take_segment(first, pointers, read, &mut out).await?;
@@ -180,6 +178,11 @@ impl LocalVolume {
         }
         Ok(())
     }
+}
+
+/// How many reads of so many bytes a request has under way: at least one.
+fn at_a_time(permit: Option<&Permit>, bytes: usize) -> usize {
+    permit.and_then(|permit| permit.room(bytes as u64)).map_or(AT_A_TIME, |room| room.min(AT_A_TIME))
 }
 
 /// Blocks of a range that are physically adjacent, or holes.

@@ -108,6 +108,8 @@ targets! {
     vhost_user_chain: 61, 10_000;
     vhost_user_in_flight: 7, 20_000;
     control: 5, 1_000;
+    service_requests: 97, 300;
+    qcow2: 97, 10_000;
     names_and_sizes: 1, 100_000;
     cli_arguments: 1, 500;
 }
@@ -128,7 +130,9 @@ fn every_target_is_here() {
 /// anew.
 #[test]
 fn seeds_are_what_the_encoders_write() {
-    for (target, name, bytes) in cairn_engine::fuzzing::seeds().into_iter().chain(cairn_backup::fuzzing::seeds()) {
+    let made = cairn_engine::fuzzing::seeds().into_iter().chain(cairn_backup::fuzzing::seeds());
+    let made = made.map(|(target, name, bytes)| (target, name.to_owned(), bytes));
+    for (target, name, bytes) in made.chain(cairn_service::fuzzing::seeds()) {
         let path = fuzz().join("corpus").join(target).join(name);
         if env::var_os("CAIRN_SEEDS").is_some_and(|value| value == "write") {
             fs::create_dir_all(path.parent().expect("a corpus")).expect("a directory");

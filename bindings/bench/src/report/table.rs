@@ -25,7 +25,8 @@ fn digits(value: f64) -> String {
 }
 
 /// Bytes with three digits and a binary unit: `4 KiB`, `1.25 GiB`.
-pub(crate) fn bytes(bytes: f64) -> String {
+#[must_use]
+pub fn bytes(bytes: f64) -> String {
     let mut value = bytes;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
         if value < 999.5 {

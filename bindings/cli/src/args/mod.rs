@@ -9,6 +9,7 @@ mod regroup;
 mod serve;
 mod snapshot;
 mod top;
+mod up;
 mod volume;
 
 use cairn_engine::{CacheMode, StorageKind, SyncMode};
@@ -28,6 +29,7 @@ pub(crate) use self::{
     serve::{ServeArgs, TlsPolicy},
     snapshot::{CloneArgs, DiffArgs, SnapshotCommand},
     top::{SortKey, TopArgs},
+    up::UpArgs,
     volume::{CreateVolume, ExportArgs, ImageFormat, ImportArgs, VolumeCommand},
 };
 use crate::exit;
@@ -166,6 +168,17 @@ Clients name an export VOLUME or, read-only, VOLUME@SNAPSHOT:
   qemu-img info 'nbd+unix:///db?socket=/srv/main.pool.nbd'
   nbdinfo 'nbd://127.0.0.1/db@before'")]
     Serve(ServeArgs),
+    /// Try it out as a platform's block storage: serve Block Storage v3 with a pool and backups of its own, until Ctrl-C
+    #[command(
+        after_help = "Everything is in one directory, and is found there again; what is missing is made. --pool and CAIRN_POOL mean nothing here.
+Nobody is asked who they are, so it listens on this machine only. For service, start cairnd.
+
+Examples:
+  cairn up
+  cairn up /srv/try --size 10GiB --listen 127.0.0.1:9000
+  cairn --json up | jq -r .url"
+    )]
+    Up(UpArgs),
     /// Give a virtual machine a volume, or a snapshot for reading, as its disk: make its vhost-user-blk socket, and say how to use it
     #[command(
         after_help = "The pool must be served with --vhost-user. The socket serves one virtual machine at a time. It stays until \"cairn detach\",

@@ -63,6 +63,9 @@ pub(crate) struct CreatePool {
     /// Take all space of the file system now, not as it is needed
     #[arg(long)]
     pub(crate) preallocate: bool,
+    /// Also write all of it once, so that first writes and flushes are as fast as later ones: takes as long as writing the whole pool
+    #[arg(long)]
+    pub(crate) prewrite: bool,
     /// Size of the journal; chosen by the pool's size when left out
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub(crate) journal_size: Option<u64>,

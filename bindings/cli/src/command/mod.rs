@@ -13,6 +13,7 @@ mod serve;
 mod snapshot;
 mod status;
 mod top;
+mod up;
 mod upkeep;
 mod volume;
 
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Command::Clone(args) => snapshot::clone(&global, args, output).await.map(done),
         Command::Backup(command) => backup::run(&global, command, output).await,
         Command::Qos(command) => qos::run(&global, command, output).await.map(done),
+        Command::Up(args) => up::run(&global, args, output).await.map(done),
         Command::Regroup(args) => regroup::run(&global, args, output).await,
         Command::Serve(args) => serve::run(&global, args, output).await.map(done),
         Command::Attach(args) => attach::attach(&global, args, output).await.map(done),

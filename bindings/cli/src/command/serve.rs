@@ -60,24 +60,38 @@ pub(super) async fn run(global: &Global, args: ServeArgs, output: &Output) -> Re
     let reach = reach(global)?;
     let offer = offer(&args, &reach.pool)?;
     // Before anything is done, so that a signal never finds the server half-way without a handler.
-    let stop = stop_signal()?;
+    let mut stop = Box::pin(stop_signal()?);
     for address in exposed(&offer.addresses, offer.options.tls) {
         output.warn(format!(
             "{address} is open to the network: whoever reaches it can read and write every volume; \
              use --tls require with --tls-ca or --tls-psk"
         ));
     }
-    let pool = hold(&reach, &args, output).await?;
+    let Some(pool) = unless(&mut stop, hold(&reach, &args, output)).await else { return stopped(output) };
+    let pool = pool?;
     let outcome = serve(&pool, &reach, offer, output, stop).await;
     let closed = pool.close().await;
     // The control socket's name goes last: until here a command knows that the pool is held.
     let control = outcome?;
     closed?;
     drop(control);
+    stopped(output)
+}
+
+fn stopped(output: &Output) -> Result<(), Failure> {
     if !output.is_json() {
         output.raw("stopped\n")?;
     }
     Ok(())
+}
+
+/// What some work comes to, unless the wish to stop comes first: then the work ends where it is.
+async fn unless<T>(stop: &mut (impl Future<Output = ()> + Unpin), work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop => None,
+        outcome = work => Some(outcome),
+    }
 }
 
 /// Opens the pool, waiting for a command that holds it, but never for another server.
@@ -94,7 +108,7 @@ async fn serve(
     reach: &Reach,
     offer: Offer,
     output: &Output,
-    stop: impl Future<Output = ()> + Send + 'static,
+    mut stop: impl Future<Output = ()> + Send + Unpin + 'static,
 ) -> Result<Control, Failure> {
     let mut listeners = Vec::new();
     let mut disks = None;
@@ -108,9 +122,11 @@ async fn serve(
         let mut control = Control::bind(&reach.pool)?;
         let state = State::new(pool.clone()).serving(&listeners).with_vhost_user(disks.clone());
         // Before anybody is told that the server is ready: clients may attach what is being filled.
-        state.resume_restores().await?.iter().for_each(|text| output.warn(text));
+        let Some(warnings) = unless(&mut stop, state.resume_restores()).await else { return Ok(control) };
+        warnings?.iter().for_each(|text| output.warn(text));
         if let Some(disks) = &disks {
-            disks.restore().await?.iter().for_each(|text| output.warn(text));
+            let Some(warnings) = unless(&mut stop, disks.restore()).await else { return Ok(control) };
+            warnings?.iter().for_each(|text| output.warn(text));
         }
         announce(pool, &control, &listeners, disks.as_ref(), output).await?;
         control.serve(state, stop).await?;
@@ -216,7 +232,7 @@ fn exposed(addresses: &[Listen], tls: TlsMode) -> impl Iterator<Item = &Listen> 
 }
 
 /// Ends with the first SIGINT or SIGTERM.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+pub(super) fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let fail = |error| Failure::from(cairn_engine::Error::io("cannot watch for signals", error));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;

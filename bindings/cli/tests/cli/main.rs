@@ -13,4 +13,5 @@ mod s3;
 mod serving;
 mod sharing;
 mod top;
+mod up;
 mod upkeep;

@@ -1,7 +1,7 @@
 //! What is refused: with which exit code, kind and words, and without any harm.
 
 use crate::harness::{BUSY, EXISTS, INVALID, NO_SPACE, NOT_FOUND, Site, noise, text};
-use std::process::Command;
+use std::{os::unix::fs::MetadataExt, process::Command};
 
 #[test]
 fn usage() {
@@ -72,7 +72,14 @@ fn on_pools() {
     site.ok(&["pool", "create", text(&site.pool), "--size", "64MiB", "--preallocate"]);
     let before = std::fs::read(&site.pool).unwrap();
     site.fails(EXISTS, "exists", &["pool", "create", "--size", "64MiB"]);
+    site.fails(EXISTS, "exists", &["pool", "create", "--size", "64MiB", "--prewrite"]);
     assert!(std::fs::read(&site.pool).unwrap() == before, "an existing pool is not touched");
+    // One that is written once has all of its room, and is as any other.
+    let whole = site.path("whole.pool");
+    site.ok(&["pool", "create", text(&whole), "--size", "40MiB", "--prewrite"]);
+    assert!(std::fs::metadata(&whole).unwrap().blocks() * 512 >= 40 << 20);
+    site.ok(&["--pool", text(&whole), "volume", "create", "v", "--size", "8MiB"]);
+    site.ok(&["--pool", text(&whole), "pool", "check", "--read-data"]);
     let other = site.path("letter.txt");
     std::fs::write(&other, noise(9, 1 << 20)).unwrap();
     let output = site.run(&["--pool", text(&other), "volume", "list"]);

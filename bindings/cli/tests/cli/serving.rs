@@ -1,14 +1,17 @@
 //! `serve`, `status`, `stop`: what they say, and what is left behind.
 
 use crate::harness::{BUSY, EXISTS, INVALID, NOT_FOUND, Site, installed, noise, text, tool, wait_until};
-use rustix::process::Signal;
+use cairn_engine::{MIB, OpenOptions, Pool, VolumeOptions};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::{
     io::Read,
+    net::TcpListener,
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
     },
+    process::Stdio,
 };
 
 #[test]
@@ -136,5 +139,53 @@ fn addresses_and_files_are_refused_by_name() {
     site.fails(INVALID, "invalid", &["serve", "--tls", "require"]);
     site.fails(INVALID, "invalid", &["serve", "--tls-psk", "/nonexistent"]);
     assert!(!site.path("main.pool.ctl").exists(), "a server that did not start leaves nothing");
+    site.check();
+}
+
+/// A volume whose content is to come from a store that takes connections, and says nothing.
+#[test]
+fn a_server_that_starts_ends_when_it_is_told_so() {
+    let mut site = Site::new();
+    let store = TcpListener::bind("127.0.0.1:0").unwrap();
+    store.set_nonblocking(true).unwrap();
+    let notes = site.path("main.pool.restores");
+    std::fs::create_dir(&notes).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::open(&site.pool, OpenOptions::default()).await.unwrap();
+        let filling = VolumeOptions { filling: true, ..VolumeOptions::default() };
+        drop(pool.create_volume("v", MIB, filling).await.unwrap());
+        let id = pool.volume_info("v").await.unwrap().id.0;
+        let options = json!({
+            "aws_endpoint": format!("http://{}", store.local_addr().unwrap()),
+            "aws_allow_http": "true",
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+            "aws_region": "us-east-1",
+        });
+        let repository = json!({"url": "s3://bucket/r", "options": options});
+        let note = json!({"restore": {"repository": repository, "backup": "abcd", "volume": "v"}});
+        std::fs::write(notes.join(format!("{id}.json")), note.to_string()).unwrap();
+        pool.close().await.unwrap();
+    });
+    let mut command = site.command(&["serve"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has begun, and waits.
+    let mut asked = None;
+    wait_until(|| {
+        asked = store.accept().ok();
+        asked.is_some()
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    wait_until(|| child.try_wait().unwrap().is_some());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.ends_with("stopped\n"), "{} {said}", output.status);
+    assert!(!site.path("main.pool.ctl").exists());
+    // It is served all the same, if nobody says otherwise.
+    site.serve(&[]);
+    assert!(site.json(&["status"])["filling"][0]["backup"] == "abcd");
+    site.ok(&["volume", "delete", "v"]);
+    site.stop_server();
     site.check();
 }

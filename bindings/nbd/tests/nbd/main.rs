@@ -7,6 +7,7 @@ mod handshake;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod offers;
 mod status;
 mod tls;
 mod transfer;

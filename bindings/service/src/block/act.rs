@@ -1,11 +1,11 @@
 //! What the engine does for each operation. Every action can be done again: one that was done already answers as if it had just been.
 
 use cairn_backup::Job;
-use cairn_engine::{Error, ErrorKind, Limits, Target, VolumeOptions};
+use cairn_engine::{Error, ErrorKind, Target, VolumeOptions};
 
-use super::{Block, work};
+use super::{Block, act_backup::owned, images::image_target, work};
 use crate::{
-    catalog::{Backup, Intent, Op, QosSpec, Snapshot, Source, Volume, VolumeType, engine_snapshot, engine_volume},
+    catalog::{Backup, Content, Intent, Op, Snapshot, Source, Volume, engine_snapshot, engine_volume},
     domain::GIB,
     fault::Answer,
 };
@@ -17,6 +17,10 @@ pub(super) enum Done {
     Plain,
     /// The backup as the repository has it.
     Stored(Box<cairn_backup::Backup>),
+    /// What an image holds.
+    Image(Box<Content>),
+    /// It was taken back, since somebody wished so.
+    Cancelled,
 }
 
 /// Of an action that may have been done before.
@@ -42,18 +46,23 @@ impl Block {
         let id = intent.object();
         let read = || self.inner.catalog.read();
         match &intent.op {
-            Op::CreateVolume { source } => self.make_volume(&read().require(id)?, source, job).await?,
+            Op::CreateVolume { source } => self.make_volume(intent, &read().require(id)?, source, job).await?,
             Op::DeleteVolume | Op::DeleteCascade { .. } => self.delete_engine_volume(id).await?,
             Op::ExtendVolume { size } => {
                 drop(self.inner.pool.resize(&engine_volume(id), size * GIB).await?);
+                // An interval of metering ends with the outcome.
+                self.count_io_of(id).await?;
                 self.step(work::RESIZED).await;
             }
             Op::RevertVolume { snapshot } => {
-                drop(self.inner.pool.revert(&engine_volume(id), &engine_snapshot(snapshot), false).await?);
+                let volume: Volume = read().require(id)?;
+                drop(self.inner.pool.revert(&volume.engine_name(), &engine_snapshot(snapshot), false).await?);
+                // One that was extended since stays as large as it is.
+                drop(self.inner.pool.resize(&volume.engine_name(), volume.size * GIB).await?);
                 self.step(work::REVERTED).await;
             }
             Op::RetypeVolume { type_id } => {
-                self.apply_limits(id, type_id).await?;
+                self.apply_limits_as(id, type_id).await?;
                 self.step(work::LIMITED).await;
             }
             Op::CreateSnapshot => {
@@ -69,15 +78,31 @@ impl Block {
             }
             Op::CreateBackup { full } => {
                 let backup: Backup = read().require(id)?;
-                return Ok(Done::Stored(Box::new(self.make_backup(&backup, *full, job).await?)));
+                return Ok(Done::Stored(Box::new(self.make_backup(intent, &backup, *full, job).await?)));
             }
-            Op::RestoreBackup { volume } => self.restore_backup(&read().require(id)?, volume, job).await?,
+            Op::RestoreBackup { volume } => self.restore_backup(intent, &read().require(id)?, volume, job).await?,
             Op::DeleteBackup => self.delete_stored(&read().require(id)?).await?,
+            Op::MergeBackup => self.merge_stored(&read().require(id)?).await?,
+            Op::PromoteBackup => self.promote_stored(&read().require(id)?).await?,
+            Op::CreateGroup { members } => self.make_group(members).await?,
+            Op::DeleteGroup { volumes } => {
+                for volume in volumes {
+                    self.delete_engine_volume(volume).await?;
+                    self.step(work::GROUP_VOLUME_GONE).await;
+                }
+            }
+            Op::CreateGroupSnapshot { snapshots } => self.freeze_together(snapshots).await?,
+            Op::DeleteGroupSnapshot { snapshots } => self.delete_together(snapshots).await?,
+            Op::ReceiveImage => return Ok(Done::Image(Box::new(self.receive(intent, job).await?))),
+            Op::ImageOfVolume { volume, .. } => {
+                return Ok(Done::Image(Box::new(self.image_of_volume(intent, volume, job).await?)));
+            }
+            Op::DeleteImage => self.remove_image(id).await?,
         }
         Ok(Done::Plain)
     }
 
-    async fn make_volume(&self, volume: &Volume, source: &Source, job: &Job) -> Answer<()> {
+    async fn make_volume(&self, intent: &Intent, volume: &Volume, source: &Source, job: &Job) -> Answer<()> {
         let (name, size) = (volume.engine_name(), volume.size * GIB);
         match source {
             Source::Empty => {
@@ -92,11 +117,21 @@ impl Block {
             Source::Backup(backup) => {
                 let backup: Backup = self.inner.catalog.read().require(backup)?;
                 self.restore_new(&backup, volume, job).await?;
+                self.pass(intent).await?;
                 self.step(work::RESTORED_NEW).await;
+            }
+            Source::Image(image) => {
+                let made = self.inner.pool.clone_volume(&image_target(image), &name, Some(size)).await;
+                again(made, ErrorKind::Exists)?;
+            }
+            Source::BackupAtOnce(backup) => {
+                let backup: Backup = self.inner.catalog.read().require(backup)?;
+                self.fill_new(&backup, volume).await?;
+                self.step(work::FILLING).await;
             }
         }
         self.step(work::VOLUME_MADE).await;
-        self.apply_limits(&volume.id, &volume.type_id).await?;
+        self.apply_limits(&volume.id).await?;
         self.step(work::LIMITED).await;
         Ok(())
     }
@@ -127,33 +162,26 @@ impl Block {
     }
 
     /// With everything that backups keep in it.
-    async fn delete_engine_volume(&self, id: &str) -> Answer<()> {
+    pub(super) async fn delete_engine_volume(&self, id: &str) -> Answer<()> {
         let name = engine_volume(id);
+        {
+            let _tie = self.inner.ties.hold(id).await;
+            self.close_exports(id).await?;
+        }
         if let Some(disks) = &self.inner.disks {
+            let tie = self.inner.ties.hold(id).await;
             again(disks.withdraw(&name, true).await, ErrorKind::NotFound)?;
+            drop(tie);
             self.step(work::SOCKET_GONE).await;
         }
-        again(self.inner.pool.delete_volume(&name, true).await, ErrorKind::NotFound)?;
-        self.step(work::VOLUME_DELETED).await;
-        Ok(())
-    }
-
-    /// Sets the limits that a type's QoS specs say, in place of all others.
-    pub(super) async fn apply_limits(&self, volume: &str, type_id: &str) -> Answer<()> {
-        let specs = {
-            let tx = self.inner.catalog.read();
-            let qos = tx.get::<VolumeType>(type_id)?.and_then(|found| found.qos_id);
-            qos.map(|id| tx.get::<QosSpec>(&id)).transpose()?.flatten()
-        };
-        let ours = specs.filter(|specs| specs.consumer.is_ours()).map(|specs| specs.specs).unwrap_or_default();
-        let changes: Vec<(String, Option<String>)> =
-            Limits::KEYS.into_iter().map(|key| (key.to_owned(), ours.get(key).cloned())).collect();
-        let target = engine_volume(volume).parse()?;
-        let has = self.inner.pool.qos(&target).await?;
-        if ours.is_empty() && has.limits.is_empty() {
-            return Ok(());
+        // What was asked of it up to here is somebody's.
+        self.count_io_of(id).await?;
+        let (fillings, pool) = (self.inner.fillings.clone(), self.inner.pool.clone());
+        match owned(async move { fillings.delete_volume(&pool, &name, true).await }).await {
+            Err(failure) if failure.kind != ErrorKind::NotFound => return Err(failure.into()),
+            _ => {}
         }
-        drop(self.inner.pool.set_qos(&target, &changes).await?);
+        self.step(work::VOLUME_DELETED).await;
         Ok(())
     }
 }

@@ -7,14 +7,20 @@ use serde_json::Value;
 
 use super::{
     Block, Caller,
+    reattach::keep_no_longer,
     views::{busy, owned},
     volumes::illegal,
 };
 use crate::{
     catalog::{Attachment, Tx, Volume, now_us},
-    domain::{AttachmentMove, AttachmentStatus, Move, VolumeMove, VolumeStatus, new_id},
+    domain::{AttachmentMove, AttachmentStatus, Move, VolumeMove, VolumeStatus, check_label, new_id},
     fault::{Answer, Fault},
 };
+
+/// Most attachments of a volume: they are shown together, and loaded together.
+const MOST: usize = 64;
+/// Longest connector, in bytes of its JSON.
+const MAX_CONNECTOR: usize = 16 << 10;
 
 /// An attachment that is wanted.
 #[derive(Clone, Debug)]
@@ -43,6 +49,27 @@ fn check_mode(mode: &str) -> Answer<()> {
         "rw" | "ro" => Ok(()),
         _ => Err(Fault::bad("the mode of an attachment is \"rw\" or \"ro\"")),
     }
+}
+
+fn check_connector(connector: &Value) -> Answer<()> {
+    if !connector.is_object() {
+        return Err(Fault::bad("the connector has to be an object"));
+    }
+    if connector.to_string().len() > MAX_CONNECTOR {
+        let text = format!("the connector has more than {MAX_CONNECTOR} bytes: send what says who the consumer is");
+        return Err(Fault::bad(text));
+    }
+    let said = |key: &'static str| (key, connector.get(key).and_then(Value::as_str));
+    [said("host"), said("mountpoint")].into_iter().try_for_each(checked)
+}
+
+fn checked((what, text): (&'static str, Option<&str>)) -> Answer<()> {
+    text.map_or(Ok(()), |text| check_label(what, text)).map_err(Fault::bad)
+}
+
+/// Whether nobody has been told a way to the volume by an attachment.
+pub(super) fn none_connected(attachments: &[Attachment]) -> bool {
+    attachments.iter().all(|attachment| attachment.status == AttachmentStatus::Reserved)
 }
 
 /// The state that the attachments of a volume come to.
@@ -75,48 +102,36 @@ fn has_place(volume: &Volume, others: &[Attachment], instance: Option<&str>) -> 
         let text = format!("Invalid volume: volume {} is reserved or attached already and not multiattach.", volume.id);
         return Err(Fault::bad(text));
     }
+    if others.len() >= MOST {
+        let text = format!("Invalid volume: volume {} has {MOST} attachments, the most there may be.", volume.id);
+        return Err(Fault::bad(text));
+    }
     Ok(())
 }
 
 impl Block {
-    /// Reserves a volume for a consumer, and connects it if the consumer is known.
+    /// Reserves a volume for a consumer, and connects it if the consumer is known: both, or neither.
     pub(crate) async fn create_attachment(&self, caller: &Caller, new: NewAttachment) -> Answer<Attachment> {
         check_mode(&new.mode)?;
-        let attachment = self.inner.catalog.write(|tx| {
-            let volume: Volume = owned(tx, caller, &new.volume)?;
-            if busy::<Volume>(tx, &volume.id)? {
-                return Err(Fault::conflict(format!("volume {} has an operation under way", volume.id)));
-            }
-            let others = tx.found::<Attachment>(&Attachment::of_volume(&volume.id))?;
-            has_place(&volume, &others, new.instance.as_deref())?;
-            let status = match volume.status {
-                VolumeStatus::InUse => VolumeMove::AttachAgain.apply(volume.status),
-                from => VolumeMove::Reserve.apply(from),
-            };
-            let status = status.map_err(|e| illegal(&volume, e))?;
-            let attachment = Attachment {
-                id: new_id(),
-                project: caller.project.clone(),
-                user: caller.user.clone(),
-                volume_id: volume.id.clone(),
-                instance: new.instance,
-                status: AttachmentStatus::Reserved,
-                mode: new.mode,
-                connector: None,
-                connection: None,
-                mountpoint: None,
-                host: None,
-                attached_us: None,
-                created_us: now_us(),
-            };
-            tx.put(&attachment)?;
-            drop(set_status(tx, volume, status)?);
-            Ok(attachment)
-        })?;
-        match new.connector {
-            Some(connector) => self.connect_attachment(caller, &attachment.id, connector, new.completes).await,
-            None => Ok(attachment),
+        checked(("instance_uuid", new.instance.as_deref()))?;
+        let Some(connector) = &new.connector else { return self.change(caller, |tx| reserve(tx, caller, &new)) };
+        check_connector(connector)?;
+        let _seen: Volume = self.find(caller, &new.volume)?;
+        let _tie = self.inner.ties.hold(&new.volume).await;
+        // What is refused is so before there is a way to the volume.
+        drop(reserve(&mut self.inner.catalog.read(), caller, &new)?);
+        let volume: Volume = self.inner.catalog.read().require(&new.volume)?;
+        self.end_others_ways(&volume).await?;
+        let connection = self.connection(&volume, connector, &new.mode).await?;
+        let made = self.change(caller, |tx| {
+            let id = reserve(tx, caller, &new)?.id;
+            let attachment = to_connect(tx, caller, &id, new.completes)?;
+            connect(tx, attachment, connector, connection)
+        });
+        if made.is_err() {
+            self.end_others_ways(&volume).await?;
         }
+        made
     }
 
     /// Tells a consumer how to reach the volume.
@@ -127,33 +142,35 @@ impl Block {
         connector: Value,
         completes: bool,
     ) -> Answer<Attachment> {
-        if !connector.is_object() {
-            return Err(Fault::bad("the connector has to be an object"));
-        }
+        check_connector(&connector)?;
         let found: Attachment = self.find(caller, id)?;
-        let volume: Volume = self.inner.catalog.read().require(&found.volume_id)?;
+        let _tie = self.inner.ties.hold(&found.volume_id).await;
+        let volume: Volume = {
+            let tx = self.inner.catalog.read();
+            drop(to_connect(&tx, caller, id, completes)?);
+            tx.require(&found.volume_id)?
+        };
+        self.end_others_ways(&volume).await?;
         let connection = self.connection(&volume, &connector, &found.mode).await?;
-        self.inner.catalog.write(|tx| {
-            let mut attachment: Attachment = owned(tx, caller, id)?;
-            let to = if completes { AttachmentStatus::Attaching } else { AttachmentStatus::Attached };
-            let fault = |e| Fault::illegal("attachment", id, &e);
-            attachment.status = AttachmentMove::Connect.apply_to(attachment.status, to).map_err(fault)?;
-            attachment.host = connector.get("host").and_then(Value::as_str).map(str::to_owned);
-            attachment.mountpoint = connector.get("mountpoint").and_then(Value::as_str).map(str::to_owned);
-            if attachment.status == AttachmentStatus::Attached {
-                attachment.attached_us = Some(now_us());
-            }
-            attachment.connector = Some(connector);
-            attachment.connection = Some(connection);
-            tx.put(&attachment)?;
-            follow(tx, &attachment.volume_id)?;
-            Ok(attachment)
+        self.change(caller, |tx| {
+            let attachment = to_connect(tx, caller, id, completes)?;
+            connect(tx, attachment, &connector, connection)
         })
+    }
+
+    /// Ends what somebody was told who has no attachment, as by `os-initialize_connection`, unless there is a consumer who was told the same.
+    /// The caller holds the volume's tie.
+    async fn end_others_ways(&self, volume: &Volume) -> Answer<()> {
+        let all = self.inner.catalog.read().found::<Attachment>(&Attachment::of_volume(&volume.id))?;
+        match none_connected(&all) {
+            true => self.disconnect(volume).await,
+            false => Ok(()),
+        }
     }
 
     /// The consumer has it.
     pub(crate) fn complete_attachment(&self, caller: &Caller, id: &str) -> Answer<()> {
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let mut attachment: Attachment = owned(tx, caller, id)?;
             let fault = |e| Fault::illegal("attachment", id, &e);
             attachment.status = AttachmentMove::Complete.apply(attachment.status).map_err(fault)?;
@@ -165,40 +182,73 @@ impl Block {
 
     /// The consumer goes. Answers the attachments that are left.
     pub(crate) async fn delete_attachment(&self, caller: &Caller, id: &str) -> Answer<Vec<Attachment>> {
-        let (volume, left) = self.inner.catalog.write(|tx| {
+        let found: Attachment = self.find(caller, id)?;
+        self.let_go(caller, &found.volume_id, |tx| {
             let attachment: Attachment = owned(tx, caller, id)?;
             let fault = |e| Fault::illegal("attachment", id, &e);
             let _gone = AttachmentMove::Detach.apply(attachment.status).map_err(fault)?;
             remove(tx, &attachment)
-        })?;
-        self.after_detach(volume, left).await
+        })
+        .await
     }
 
-    async fn after_detach(&self, volume: Volume, left: Vec<Attachment>) -> Answer<Vec<Attachment>> {
-        if left.is_empty() {
-            self.disconnect(&volume).await?;
+    /// Ends a tie to a consumer. The ways to the volume go first, with the last that was told one: if the service ends in between, it is detached once more.
+    async fn let_go(
+        &self,
+        caller: &Caller,
+        volume: &str,
+        detach: impl Fn(&mut Tx<'_>) -> Answer<Vec<Attachment>>,
+    ) -> Answer<Vec<Attachment>> {
+        let _tie = self.inner.ties.hold(volume).await;
+        let found: Volume = self.inner.catalog.read().require(volume)?;
+        let left = detach(&mut self.inner.catalog.read())?;
+        if none_connected(&left) {
+            self.disconnect(&found).await?;
+        }
+        let (left, waited) = self.change(caller, |tx| {
+            let left = detach(tx)?;
+            let waited = none_connected(&left) && keep_no_longer(tx, volume)?;
+            Ok((left, waited))
+        })?;
+        if waited {
+            self.stop_waiting(volume).await;
         }
         Ok(left)
     }
 
     // ---- the older way ----
 
-    /// `os-reserve`.
-    pub(crate) fn reserve_volume(&self, caller: &Caller, id: &str) -> Answer<()> {
-        self.older(caller, id, |tx, volume| {
-            has_place(&volume, &tx.found::<Attachment>(&Attachment::of_volume(id))?, None)?;
+    /// `os-reserve`. What was told of the volume before was for somebody else.
+    pub(crate) async fn reserve_volume(&self, caller: &Caller, id: &str) -> Answer<()> {
+        let tie = self.inner.ties.hold(id).await;
+        let (volume, is_alone) = self.older(caller, id, |tx, mut volume| {
+            let others = tx.found::<Attachment>(&Attachment::of_volume(id))?;
+            has_place(&volume, &others, None)?;
             let status = VolumeMove::BeginAttach.apply(volume.status).map_err(|e| illegal(&volume, e))?;
-            set_status(tx, volume, status).map(drop)
-        })
+            let is_alone = none_connected(&others);
+            if is_alone {
+                volume.exports.clear();
+            }
+            Ok((set_status(tx, volume, status)?, is_alone))
+        })?;
+        if is_alone { self.end_ways(volume, tie).await } else { Ok(()) }
     }
 
-    /// `os-unreserve`.
-    pub(crate) fn unreserve_volume(&self, caller: &Caller, id: &str) -> Answer<()> {
-        self.older(caller, id, |tx, volume| {
+    /// `os-unreserve`. Whoever was told of the volume meanwhile has it no longer.
+    pub(crate) async fn unreserve_volume(&self, caller: &Caller, id: &str) -> Answer<()> {
+        let tie = self.inner.ties.hold(id).await;
+        let volume = self.older(caller, id, |tx, mut volume| {
             let to = state_of(&tx.found::<Attachment>(&Attachment::of_volume(id))?);
             let status = VolumeMove::Unreserve.apply_to(volume.status, to).map_err(|e| illegal(&volume, e))?;
-            set_status(tx, volume, status).map(drop)
-        })
+            if status == VolumeStatus::Available {
+                volume.exports.clear();
+            }
+            set_status(tx, volume, status)
+        })?;
+        match volume.status {
+            VolumeStatus::Available => self.end_ways(volume, tie).await,
+            _ => Ok(()),
+        }
     }
 
     /// `os-begin_detaching`.
@@ -220,6 +270,9 @@ impl Block {
     /// `os-attach`.
     pub(crate) fn attach_volume(&self, caller: &Caller, id: &str, attach: Attach) -> Answer<()> {
         check_mode(&attach.mode)?;
+        let said =
+            [("instance_uuid", &attach.instance), ("host_name", &attach.host), ("mountpoint", &attach.mountpoint)];
+        said.into_iter().try_for_each(|(what, text)| checked((what, text.as_deref())))?;
         if attach.instance.is_none() == attach.host.is_none() {
             return Err(Fault::bad("name either instance_uuid or host_name"));
         }
@@ -257,7 +310,7 @@ impl Block {
         attachment: Option<&str>,
         force: bool,
     ) -> Answer<()> {
-        let (volume, left) = self.inner.catalog.write(|tx| {
+        self.let_go(caller, id, |tx| {
             let volume: Volume = owned(tx, caller, id)?;
             let all = tx.found::<Attachment>(&Attachment::of_volume(id))?;
             let gone = match (attachment, all.as_slice()) {
@@ -280,16 +333,17 @@ impl Block {
             if let Some(gone) = gone {
                 tx.remove::<Attachment>(&gone.id)?;
             }
-            Ok((set_status(tx, volume, status)?, rest))
-        })?;
-        self.after_detach(volume, left).await.map(drop)
+            drop(set_status(tx, volume, status)?);
+            Ok(rest)
+        })
+        .await
+        .map(drop)
     }
 
     /// `os-initialize_connection`.
     pub(crate) async fn initialize_connection(&self, caller: &Caller, id: &str, connector: &Value) -> Answer<Value> {
-        if !connector.is_object() {
-            return Err(Fault::bad("the connector has to be an object"));
-        }
+        check_connector(connector)?;
+        let _tie = self.inner.ties.hold(id).await;
         let volume: Volume = self.find(caller, id)?;
         if !matches!(
             volume.status,
@@ -298,12 +352,14 @@ impl Block {
             let text = format!("Invalid volume: its status is {}, which allows no connection.", volume.status);
             return Err(Fault::bad(text));
         }
-        let mode = if volume.read_only { "ro" } else { "rw" };
-        self.connection(&volume, connector, mode).await
+        let attachments = self.inner.catalog.read().found::<Attachment>(&Attachment::of_volume(id))?;
+        let only_read = !attachments.is_empty() && attachments.iter().all(|attachment| attachment.mode == "ro");
+        self.connection(&volume, connector, if only_read { "ro" } else { "rw" }).await
     }
 
     /// `os-terminate_connection`.
     pub(crate) async fn terminate_connection(&self, caller: &Caller, id: &str) -> Answer<()> {
+        let _tie = self.inner.ties.hold(id).await;
         let volume: Volume = self.find(caller, id)?;
         let attachments = self.inner.catalog.read().found::<Attachment>(&Attachment::of_volume(id))?;
         // Several consumers of this host share its socket.
@@ -313,8 +369,8 @@ impl Block {
         }
     }
 
-    fn older(&self, caller: &Caller, id: &str, change: impl FnOnce(&mut Tx<'_>, Volume) -> Answer<()>) -> Answer<()> {
-        self.inner.catalog.write(|tx| {
+    fn older<T>(&self, caller: &Caller, id: &str, change: impl FnOnce(&mut Tx<'_>, Volume) -> Answer<T>) -> Answer<T> {
+        self.change(caller, |tx| {
             let volume: Volume = owned(tx, caller, id)?;
             change(tx, volume)
         })
@@ -337,7 +393,69 @@ fn follow(tx: &mut Tx<'_>, volume: &str) -> Answer<()> {
     }
 }
 
-fn remove(tx: &mut Tx<'_>, attachment: &Attachment) -> Answer<(Volume, Vec<Attachment>)> {
+/// Reserves a volume for a consumer.
+fn reserve(tx: &mut Tx<'_>, caller: &Caller, new: &NewAttachment) -> Answer<Attachment> {
+    let volume: Volume = owned(tx, caller, &new.volume)?;
+    if busy::<Volume>(tx, &volume.id)? {
+        return Err(Fault::conflict(format!("volume {} has an operation under way", volume.id)));
+    }
+    let others = tx.found::<Attachment>(&Attachment::of_volume(&volume.id))?;
+    has_place(&volume, &others, new.instance.as_deref())?;
+    let status = match volume.status {
+        VolumeStatus::InUse => VolumeMove::AttachAgain.apply(volume.status),
+        from => VolumeMove::Reserve.apply(from),
+    };
+    let status = status.map_err(|e| illegal(&volume, e))?;
+    let attachment = Attachment {
+        id: new_id(),
+        // Of whoever has the volume: an administrator may have asked.
+        project: volume.project.clone(),
+        user: caller.user.clone(),
+        volume_id: volume.id.clone(),
+        instance: new.instance.clone(),
+        status: AttachmentStatus::Reserved,
+        mode: new.mode.clone(),
+        connector: None,
+        connection: None,
+        mountpoint: None,
+        host: None,
+        attached_us: None,
+        created_us: now_us(),
+    };
+    tx.put(&attachment)?;
+    drop(set_status(tx, volume, status)?);
+    Ok(attachment)
+}
+
+/// Records what a consumer is told.
+fn connect(tx: &mut Tx<'_>, mut attachment: Attachment, connector: &Value, connection: Value) -> Answer<Attachment> {
+    let said = |key: &str| connector.get(key).and_then(Value::as_str).map(str::to_owned);
+    (attachment.host, attachment.mountpoint) = (said("host"), said("mountpoint"));
+    if attachment.status == AttachmentStatus::Attached {
+        attachment.attached_us = Some(now_us());
+    }
+    attachment.connector = Some(connector.clone());
+    attachment.connection = Some(connection);
+    tx.put(&attachment)?;
+    follow(tx, &attachment.volume_id)?;
+    Ok(attachment)
+}
+
+/// An attachment whose consumer is about to be told how to reach the volume, in the state that it has then.
+fn to_connect(tx: &Tx<'_>, caller: &Caller, id: &str, completes: bool) -> Answer<Attachment> {
+    let mut attachment: Attachment = owned(tx, caller, id)?;
+    let volume: Volume = tx.require(&attachment.volume_id)?;
+    if matches!(volume.status, VolumeStatus::Deleting | VolumeStatus::ErrorDeleting) {
+        let text = format!("Invalid volume: its status is {}, which allows no connection.", volume.status);
+        return Err(Fault::bad(text));
+    }
+    let to = if completes { AttachmentStatus::Attaching } else { AttachmentStatus::Attached };
+    let fault = |e| Fault::illegal("attachment", id, &e);
+    attachment.status = AttachmentMove::Connect.apply_to(attachment.status, to).map_err(fault)?;
+    Ok(attachment)
+}
+
+fn remove(tx: &mut Tx<'_>, attachment: &Attachment) -> Answer<Vec<Attachment>> {
     let volume: Volume = tx.require(&attachment.volume_id)?;
     if busy::<Volume>(tx, &volume.id)? {
         let text = format!("volume {} has an operation under way: detach it when that has ended", volume.id);
@@ -346,5 +464,6 @@ fn remove(tx: &mut Tx<'_>, attachment: &Attachment) -> Answer<(Volume, Vec<Attac
     tx.remove::<Attachment>(&attachment.id)?;
     let left = tx.found::<Attachment>(&Attachment::of_volume(&volume.id))?;
     let status = VolumeMove::Detached.apply_to(volume.status, state_of(&left)).unwrap_or(volume.status);
-    Ok((set_status(tx, volume, status)?, left))
+    drop(set_status(tx, volume, status)?);
+    Ok(left)
 }

@@ -1,19 +1,22 @@
 //! Backups: what users ask of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Block, Caller, Edit, NewVolume, checked_description, checked_name,
-    types::usable_type,
-    views::{busy, not_read_by_others, owned},
+    types::{is_kept_here, usable_type},
+    views::{busy, not_copied_now, not_read_by_others, owned},
     work::{begin, intent},
 };
 use crate::{
     catalog::{Backup, Intent, Op, Record, Snapshot, Tx, Volume, now_us},
-    domain::{BackupMove, BackupStatus, Claim, Move, SnapshotMove, VolumeMove, VolumeStatus, check_metadata, new_id},
+    domain::{
+        BackupMove, BackupStatus, Claim, GIB, Move, SnapshotMove, VolumeMove, VolumeStatus, check_label,
+        check_metadata, new_id,
+    },
     fault::{Answer, Fault, FaultKind},
 };
 
@@ -65,7 +68,8 @@ impl Block {
         self.has_repository()?;
         let (name, description) = (checked_name(new.name)?, checked_description(new.description)?);
         check_metadata(&new.metadata).map_err(Fault::bad)?;
-        let backup = self.inner.catalog.write(|tx| {
+        new.container.as_deref().map_or(Ok(()), |name| check_label("container", name)).map_err(Fault::bad)?;
+        let backup = self.change(caller, |tx| {
             let mut volume: Volume = owned(tx, caller, &new.volume)?;
             let size = match &new.snapshot {
                 Some(id) => freeze_snapshot(tx, caller, id, &volume)?,
@@ -79,6 +83,7 @@ impl Block {
                     }
                     let moved = VolumeMove::BackUp.apply(volume.status);
                     volume.status = moved.map_err(|e| super::volumes::illegal(&volume, e))?;
+                    self.not_filling(&volume.id)?;
                     tx.put(&volume)?;
                     volume.size
                 }
@@ -118,7 +123,7 @@ impl Block {
     /// Changes names and metadata.
     pub(crate) fn edit_backup(&self, caller: &Caller, id: &str, edit: Edit) -> Answer<Backup> {
         let edit = edit.checked()?;
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let mut backup: Backup = owned(tx, caller, id)?;
             edit.name.into_iter().for_each(|name| backup.name = name);
             edit.description.into_iter().for_each(|text| backup.description = text);
@@ -131,7 +136,7 @@ impl Block {
 
     /// Deletes a backup that no other hangs on.
     pub(crate) fn delete_backup(&self, caller: &Caller, id: &str, force: bool) -> Answer<()> {
-        let key = self.inner.catalog.write(|tx| {
+        let key = self.change(caller, |tx| {
             let mut backup: Backup = owned(tx, caller, id)?;
             let wanted = if force { BackupMove::ForceDelete } else { BackupMove::Delete };
             backup.status = wanted.apply(backup.status).map_err(|e| Fault::illegal("backup", id, &e))?;
@@ -146,6 +151,7 @@ impl Block {
                 return Err(Fault::conflict(format!("backup {id} has an operation under way")));
             }
             not_read_by_others(tx, "backup", id)?;
+            self.not_filled_from(&backup)?;
             not_a_base_now(tx, &backup)?;
             backup.updated_us = Some(now_us());
             tx.put(&backup)?;
@@ -167,7 +173,8 @@ impl Block {
     ) -> Answer<(Backup, Volume)> {
         self.has_repository()?;
         let name = checked_name(name)?;
-        let (backup, volume) = self.inner.catalog.write(|tx| {
+        let room = self.room().await?;
+        let (backup, volume) = self.change(caller, |tx| {
             let mut backup: Backup = owned(tx, caller, id)?;
             backup.status = BackupMove::Restore.apply(backup.status).map_err(|e| Fault::illegal("backup", id, &e))?;
             if busy::<Backup>(tx, id)? {
@@ -175,9 +182,14 @@ impl Block {
             }
             let mut reserved = Claim::none();
             let volume = match volume {
-                Some(volume) => volume_to_restore(tx, caller, &backup, volume)?,
+                Some(volume) => {
+                    let volume = volume_to_restore(tx, caller, &backup, volume)?;
+                    self.not_filling(&volume.id)?;
+                    volume
+                }
                 None => {
                     let volume = volume_for(tx, caller, &backup, name)?;
+                    room.takes(volume.size)?;
                     reserved = Claim::volume(&volume.type_id, volume.size);
                     volume
                 }
@@ -189,6 +201,7 @@ impl Block {
             let op = Op::RestoreBackup { volume: volume.id.clone() };
             let mut intent = intent(caller, &volume.project, Intent::key(Backup::KIND, id), op);
             intent.reserved = reserved;
+            intent.notes_undos = true;
             begin(tx, &intent)?;
             Ok((backup, volume))
         })?;
@@ -223,17 +236,33 @@ impl Block {
         let repository = self.repository().await?;
         let mut backup = exported.backup;
         let stored = backup.stored_id.clone().ok_or_else(damaged)?;
-        match repository.backup(&stored).await {
-            Ok(found) if found.id == stored => {}
-            Ok(_) => return Err(damaged()),
+        let found = match repository.backup(&stored).await {
+            Ok(found) => found,
             Err(error) if error.kind() == cairn_backup::ErrorKind::NotFound => {
-                drop(repository.import(&exported.record, &cairn_backup::Job::new()).await?);
+                repository.import(&exported.record, &cairn_backup::Job::new()).await?
             }
             Err(error) => return Err(error.into()),
+        };
+        if found.id != stored {
+            return Err(damaged());
         }
-        self.inner.catalog.write(|tx| {
-            if tx.get::<Backup>(&backup.id)?.is_some() {
-                return Err(Fault::bad(format!("Backup already exists in database: {}", backup.id)));
+        let all = repository.backups().await?.into_iter();
+        let hang_on_it: BTreeSet<String> =
+            all.filter(|other| other.parent.as_ref() == Some(&stored)).map(|other| other.id).collect();
+        self.change(caller, |tx| {
+            let others = tx.all::<Backup>()?;
+            if let Some(there) = others.iter().find(|o| o.id == backup.id || o.stored_id.as_ref() == Some(&stored)) {
+                return Err(Fault::bad(format!("Backup already exists in database: {}", there.id)));
+            }
+            // The repository knows how large it is and what it hangs on; the record may have been anywhere.
+            let of_stored = |id: &String| others.iter().find(|other| other.stored_id.as_ref() == Some(id));
+            backup.parent_id = found.parent.as_ref().and_then(of_stored).map(|parent| parent.id.clone());
+            backup.incremental = !found.is_full();
+            backup.size = found.size.div_ceil(GIB);
+            for stored in &hang_on_it {
+                if let Some(child) = of_stored(stored) {
+                    tx.put(&Backup { parent_id: Some(backup.id.clone()), ..child.clone() })?;
+                }
             }
             if !crate::domain::is_uuid(&backup.id) {
                 return Err(damaged());
@@ -256,7 +285,7 @@ impl Block {
 }
 
 /// A backup under way may come to hang on the newest one that is there: the repository chooses when it begins.
-fn not_a_base_now(tx: &Tx<'_>, backup: &Backup) -> Answer<()> {
+pub(super) fn not_a_base_now(tx: &Tx<'_>, backup: &Backup) -> Answer<()> {
     for other in tx.found::<Backup>(&Backup::of_volume(&backup.volume_id))? {
         let under_way = tx.get::<Intent>(&Intent::key(Backup::KIND, &other.id))?;
         if under_way.is_some_and(|intent| intent.op == Op::CreateBackup { full: false }) {
@@ -292,15 +321,18 @@ fn volume_to_restore(tx: &Tx<'_>, caller: &Caller, backup: &Backup, id: &str) ->
     }
     not_read_by_others(tx, "volume", id)?;
     volume.status = VolumeMove::Restore.apply(volume.status).map_err(|e| super::volumes::illegal(&volume, e))?;
+    not_copied_now(tx, id)?;
     volume.updated_us = Some(now_us());
     Ok(volume)
 }
 
 /// A new volume for a backup. It is on its way from the first moment, so it has the state that says so.
 fn volume_for(tx: &Tx<'_>, caller: &Caller, backup: &Backup, name: Option<String>) -> Answer<Volume> {
-    let of = tx.get::<Volume>(&backup.volume_id)?;
+    // What is said of a volume that was handed over since is not for others.
+    let of = tx.get::<Volume>(&backup.volume_id)?.filter(|volume| volume.project == backup.project);
     let kind = usable_type(tx, caller, None, of.as_ref().map(|volume| volume.type_id.as_str()))
         .or_else(|_| usable_type(tx, caller, None, None))?;
+    is_kept_here(&kind)?;
     tx.check_volume_size(&caller.project, backup.size)?;
     let new = NewVolume { name, ..NewVolume::default() };
     Ok(Volume {
@@ -320,6 +352,10 @@ fn volume_for(tx: &Tx<'_>, caller: &Caller, backup: &Backup, name: Option<String
         source_volid: None,
         backup_id: Some(backup.id.clone()),
         image: of.map(|volume| volume.image).unwrap_or_default(),
+        group_id: None,
+        qos: BTreeMap::new(),
+        held: None,
+        exports: Vec::new(),
         created_us: now_us(),
         updated_us: None,
     })

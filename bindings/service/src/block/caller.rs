@@ -1,28 +1,9 @@
 //! Who asks.
 
-use crate::fault::{Answer, Fault};
-
-/// What somebody may do. In order: each may what those before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    /// Look at what the project has.
-    Reader,
-    /// Change it.
-    Member,
-    /// Change everything, of all projects.
-    Admin,
-}
-
-impl Role {
-    /// Its name.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Reader => "reader",
-            Self::Member => "member",
-            Self::Admin => "admin",
-        }
-    }
-}
+use crate::{
+    domain::Role,
+    fault::{Answer, Fault},
+};
 
 /// Who asks: a user, for a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +11,14 @@ pub(crate) struct Caller {
     pub(crate) user: String,
     pub(crate) project: String,
     pub(crate) role: Role,
-    /// The request, for logs and messages.
+    /// The request, for logs, messages and events.
     pub(crate) request: String,
+    /// What is asked for, as events tell of it: `volume.create`.
+    pub(crate) deed: String,
+    /// The object that the request names.
+    pub(crate) object: Option<String>,
+    /// What an operation is to be known by that the request begins; empty: any name.
+    pub(crate) task: String,
 }
 
 impl Caller {
@@ -47,6 +34,19 @@ impl Caller {
             false => {
                 Err(Fault::forbidden(format!("Policy doesn't allow {what} to be performed: it takes the role admin.")))
             }
+        }
+    }
+
+    /// The kind of what is asked for.
+    pub(crate) fn kind(&self) -> &str {
+        self.deed.split_once('.').map_or(self.deed.as_str(), |(kind, _)| kind)
+    }
+
+    /// Whose lists the caller sees: of its own project; administrators of the one that they name, or (`None`) of all.
+    pub(crate) fn project_of_list<'a>(&'a self, wanted: Option<&'a str>) -> Option<&'a str> {
+        match self.is_admin() {
+            true => wanted,
+            false => Some(&self.project),
         }
     }
 

@@ -1,12 +1,15 @@
-//! QoS specs: limits that types refer to. A change reaches the volumes of these types at once, attached or not.
+//! QoS specs: limits that types refer to. A change reaches the volumes of these types at once, attached or not, unless they say otherwise
+//! ([`super::reattach`]).
 
 use std::collections::BTreeMap;
 
-use cairn_engine::Limits;
-
-use super::{Block, Caller, types::free_name};
+use super::{
+    Block, Caller,
+    reattach::{change_of_types, check_specs},
+    types::free_name,
+};
 use crate::{
-    catalog::{Consumer, QosSpec, Tx, Volume, VolumeType, now_us},
+    catalog::{Consumer, QosSpec, Tx, VolumeType, now_us},
     domain::{check_name, new_id},
     fault::{Answer, Fault},
 };
@@ -21,11 +24,7 @@ pub(crate) struct NewQos {
 
 /// What the engine enforces has to be what it understands; what is meant for others is theirs.
 fn check(consumer: Consumer, specs: &BTreeMap<String, String>) -> Answer<()> {
-    if !consumer.is_ours() {
-        return Ok(());
-    }
-    let changes = specs.iter().map(|(key, value)| (key.as_str(), Some(value.as_str())));
-    Limits::none().changed(changes).map(drop).map_err(|e| Fault::bad(format!("Invalid qos specs: {e}")))
+    if consumer.is_ours() { check_specs(specs) } else { Ok(()) }
 }
 
 impl Block {
@@ -48,7 +47,7 @@ impl Block {
         caller.require_admin("volume_extension:qos_specs_manage:create")?;
         check_name(&new.name).map_err(Fault::bad)?;
         check(new.consumer, &new.specs)?;
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let specs = QosSpec {
                 id: new_id(),
                 name: new.name,
@@ -70,93 +69,64 @@ impl Block {
         change: impl FnOnce(&mut QosSpec) -> Answer<()>,
     ) -> Answer<QosSpec> {
         caller.require_admin("volume_extension:qos_specs_manage:update")?;
-        let specs = self.inner.catalog.write(|tx| {
+        let (specs, types) = self.change(caller, |tx| {
             let mut specs: QosSpec = tx.require(id)?;
             change(&mut specs)?;
             check(specs.consumer, &specs.specs)?;
-            tx.put(&specs)?;
-            Ok(specs)
+            let types = tx.ids(&VolumeType::of_qos(id))?;
+            change_of_types(tx, &types, |tx| tx.put(&specs))?;
+            Ok((specs, types))
         })?;
-        let types = self.inner.catalog.read().ids(&VolumeType::of_qos(id))?;
-        for kind in types {
-            self.limit_volumes_of(&kind).await?;
-        }
+        self.limit_volumes_of(&types).await?;
         Ok(specs)
     }
 
     /// Deletes QoS specs: that no type has, unless `force`.
     pub(crate) async fn delete_qos(&self, caller: &Caller, id: &str, force: bool) -> Answer<()> {
         caller.require_admin("volume_extension:qos_specs_manage:delete")?;
-        let types = self.inner.catalog.write(|tx| {
+        let types = self.change(caller, |tx| {
             let specs: QosSpec = tx.require(id)?;
             let types = tx.ids(&VolumeType::of_qos(id))?;
             if !types.is_empty() && !force {
                 return Err(Fault::bad(format!("Qos specs {} is still associated with entities.", specs.name)));
             }
-            types.iter().try_for_each(|kind| tie(tx, kind, None))?;
+            change_of_types(tx, &types, |tx| types.iter().try_for_each(|kind| tie(tx, kind, None)))?;
             tx.remove::<QosSpec>(id)?;
             Ok(types)
         })?;
-        for kind in types {
-            self.limit_volumes_of(&kind).await?;
-        }
-        Ok(())
+        self.limit_volumes_of(&types).await
     }
 
     /// Ties a type to QoS specs.
     pub(crate) async fn associate_qos(&self, caller: &Caller, id: &str, kind: &str) -> Answer<()> {
         caller.require_admin("volume_extension:qos_specs_manage:update")?;
-        self.inner.catalog.write(|tx| {
+        let types = [kind.to_owned()];
+        self.change(caller, |tx| {
             let specs: QosSpec = tx.require(id)?;
             let has = tx.require::<VolumeType>(kind)?.qos_id;
             if has.is_some_and(|other| other != specs.id) {
                 let text = format!("Type {kind} is already associated with another qos specs: disassociate it first.");
                 return Err(Fault::bad(text));
             }
-            tie(tx, kind, Some(id))
+            change_of_types(tx, &types, |tx| tie(tx, kind, Some(id)))
         })?;
-        self.limit_volumes_of(kind).await
+        self.limit_volumes_of(&types).await
     }
 
     /// Unties a type, or all that are tied.
     pub(crate) async fn disassociate_qos(&self, caller: &Caller, id: &str, kind: Option<&str>) -> Answer<()> {
         caller.require_admin("volume_extension:qos_specs_manage:update")?;
-        let types = self.inner.catalog.write(|tx| {
+        let types = self.change(caller, |tx| {
             let _specs: QosSpec = tx.require(id)?;
             let mut types = tx.ids(&VolumeType::of_qos(id))?;
             if let Some(kind) = kind {
                 let _kind: VolumeType = tx.require(kind)?;
                 types.retain(|tied| tied == kind);
             }
-            types.iter().try_for_each(|kind| tie(tx, kind, None))?;
+            change_of_types(tx, &types, |tx| types.iter().try_for_each(|kind| tie(tx, kind, None)))?;
             Ok(types)
         })?;
-        for kind in types {
-            self.limit_volumes_of(&kind).await?;
-        }
-        Ok(())
-    }
-
-    /// Brings the limits of all volumes of a type to what its specs say. A volume that is being made or deleted meanwhile has none yet, or
-    /// none any more: the operation that makes it sets them.
-    pub(crate) async fn limit_volumes_of(&self, kind: &str) -> Answer<()> {
-        let volumes = self.inner.catalog.read().ids(&Volume::of_type(kind))?;
-        for id in volumes {
-            match self.apply_limits(&id, kind).await {
-                Err(fault) if fault.kind == crate::fault::FaultKind::NotFound => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings the limits of all volumes to what the catalog says: a change that was cut off is done again.
-    pub(crate) async fn limit_all(&self) -> Answer<()> {
-        let types = self.inner.catalog.read().all::<VolumeType>()?;
-        for kind in types.iter().filter(|kind| kind.qos_id.is_some()) {
-            self.limit_volumes_of(&kind.id).await?;
-        }
-        Ok(())
+        self.limit_volumes_of(&types).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Block, Caller};
+use super::{Block, Caller, types::visible};
 use crate::{
     catalog::{Tx, VolumeType},
     domain::{Count, QuotaKey, Resource},
@@ -14,7 +14,8 @@ pub(crate) type Line = (i64, Count);
 
 /// Keys with the names that clients have for them: those of types have the type's name in them.
 fn named_keys(types: &[VolumeType]) -> Vec<(String, QuotaKey)> {
-    let own = Resource::ALL.into_iter().map(|resource| (resource.as_str().to_owned(), QuotaKey::of(resource)));
+    let own = Resource::ALL.into_iter().filter(|resource| !Resource::OF_IMAGES.contains(resource));
+    let own = own.map(|resource| (resource.as_str().to_owned(), QuotaKey::of(resource)));
     let of_type = |kind: &VolumeType| {
         let (id, name) = (kind.id.clone(), kind.name.clone());
         Resource::OF_TYPES.into_iter().map(move |resource| {
@@ -30,17 +31,20 @@ impl Block {
     pub(crate) fn quota(&self, caller: &Caller, project: &str) -> Answer<BTreeMap<String, Line>> {
         self.may_look(caller, project)?;
         let tx = self.inner.catalog.read();
-        self.lines(&tx, |key| Ok((tx.limit(project, key)?, tx.count(project, key)?)))
+        Self::lines(&tx, caller, |key| Ok((tx.limit(project, key)?, tx.count(project, key)?)))
     }
 
     /// What projects may have that nobody has set anything for.
-    pub(crate) fn default_quota(&self) -> Answer<BTreeMap<String, Line>> {
+    pub(crate) fn default_quota(&self, caller: &Caller) -> Answer<BTreeMap<String, Line>> {
         let tx = self.inner.catalog.read();
-        self.lines(&tx, |key| Ok((tx.default_limit(key)?, Count::default())))
+        Self::lines(&tx, caller, |key| Ok((tx.default_limit(key)?, Count::default())))
     }
 
-    fn lines(&self, tx: &Tx<'_>, line: impl Fn(&QuotaKey) -> Answer<Line>) -> Answer<BTreeMap<String, Line>> {
-        let keys = named_keys(&tx.all::<VolumeType>()?);
+    /// Names of types that are not there for the caller are not told.
+    fn lines(tx: &Tx<'_>, caller: &Caller, line: impl Fn(&QuotaKey) -> Answer<Line>) -> Answer<BTreeMap<String, Line>> {
+        let mut types = tx.all::<VolumeType>()?;
+        types.retain(|kind| visible(kind, caller));
+        let keys = named_keys(&types);
         keys.into_iter().map(|(name, key)| Ok((name, line(&key)?))).collect()
     }
 
@@ -62,7 +66,7 @@ impl Block {
         if let Some((name, limit)) = changes.iter().find(|(_, limit)| **limit < -1) {
             return Err(Fault::bad(format!("the limit of {name} is {limit}: -1 (none) or more")));
         }
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let keys: BTreeMap<String, QuotaKey> = named_keys(&tx.all::<VolumeType>()?).into_iter().collect();
             let named = |(name, limit): (&String, &i64)| match keys.get(name) {
                 Some(key) => Ok((key.clone(), *limit)),
@@ -76,6 +80,6 @@ impl Block {
     /// Takes out what was set for a project.
     pub(crate) fn clear_quota(&self, caller: &Caller, project: &str) -> Answer<()> {
         caller.require_admin("volume_extension:quotas:delete")?;
-        self.inner.catalog.write(|tx| tx.clear_limits(project))
+        self.change(caller, |tx| tx.clear_limits(project))
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! An administrator may have set the state by hand meanwhile: then that state stays, and the rest of the outcome counts all the same.
 
-use super::{Block, act::Done};
+use super::{Block, act::Done, events::tell_of_end};
 use crate::{
-    catalog::{Attachment, Backup, Intent, Message, Op, Record, Snapshot, Tx, Volume, now_us},
-    domain::{BackupMove, Claim, Move, SnapshotMove, VolumeMove, VolumeStatus, new_id},
+    catalog::{
+        Attachment, Backup, Group, GroupSnapshot, Image, Intent, Message, Op, Record, Snapshot, Transfer, Tx, Verdict,
+        Volume, now_us,
+    },
+    domain::{
+        BackupMove, Claim, GroupMove, GroupSnapshotMove, ImageMove, Move, SnapshotMove, VolumeMove, VolumeStatus,
+        new_id,
+    },
     fault::{Answer, Fault, FaultKind},
 };
 
@@ -18,7 +24,7 @@ fn moved<M: Move>(wanted: M, from: M::State) -> M::State {
 }
 
 /// A volume goes back to what its attachments say: they may have gone meanwhile.
-fn back(tx: &mut Tx<'_>, id: &str, wanted: VolumeMove) -> Answer<()> {
+pub(super) fn back(tx: &mut Tx<'_>, id: &str, wanted: VolumeMove) -> Answer<()> {
     let to = if tx.any(&Attachment::of_volume(id))? { VolumeStatus::InUse } else { VolumeStatus::Available };
     set_volume(tx, id, |status| wanted.apply_to(status, to).unwrap_or(status))
 }
@@ -33,14 +39,17 @@ fn change<R: Record>(tx: &mut Tx<'_>, id: &str, apply: impl FnOnce(&mut R)) -> A
 impl Block {
     pub(super) fn settle(&self, intent: &Intent, outcome: Answer<Done>) -> Answer<()> {
         self.inner.catalog.write(|tx| {
-            if tx.get::<Intent>(&intent.key)?.is_none() {
-                return Ok(());
-            }
+            // As it is now: what was promised to it may have become more.
+            let Some(intent) = &tx.get::<Intent>(&intent.key)? else { return Ok(()) };
             tx.remove::<Intent>(&intent.key)?;
             record(tx, intent, outcome.as_ref())?;
             match &outcome {
-                Err(fault) => tx.put(&message(intent, fault)),
-                Ok(_) => Ok(()),
+                Err(fault) => {
+                    tell_of_end(tx, intent, Verdict::Failed, Some(fault))?;
+                    tx.leave_message(&message(intent, fault))
+                }
+                Ok(Done::Cancelled) => tell_of_end(tx, intent, Verdict::Cancelled, None),
+                Ok(_) => tell_of_end(tx, intent, Verdict::Success, None),
             }
         })
     }
@@ -48,7 +57,8 @@ impl Block {
 
 fn record(tx: &mut Tx<'_>, intent: &Intent, ended: Ended<'_>) -> Answer<()> {
     let id = intent.object();
-    let failed = ended.is_err();
+    let cancelled = matches!(ended, Ok(Done::Cancelled));
+    let failed = ended.is_err() || cancelled;
     match &intent.op {
         Op::CreateVolume { .. } => {
             // Also what failed is there until it is deleted, and counts.
@@ -86,10 +96,118 @@ fn record(tx: &mut Tx<'_>, intent: &Intent, ended: Ended<'_>) -> Answer<()> {
         Op::CreateBackup { .. } => backed_up(tx, intent, ended),
         Op::RestoreBackup { volume } => {
             tx.settle(&intent.project, &intent.reserved)?;
-            restored(tx, id, volume, failed)
+            // A volume that was there has been taken back to what it was.
+            let is_back = cancelled && intent.reserved.is_none();
+            restored(tx, id, volume, failed && !is_back, !is_back)
         }
         Op::DeleteBackup => deleted_backup(tx, id, ended),
+        Op::MergeBackup => {
+            if ended.is_ok() {
+                take_out_of_chain(tx, id)?;
+            }
+            deleted_backup(tx, id, ended)
+        }
+        Op::PromoteBackup if failed => Ok(()),
+        Op::PromoteBackup => change::<Backup>(tx, id, |backup| {
+            backup.parent_id = None;
+            backup.incremental = false;
+            backup.updated_us = Some(now_us());
+        }),
+        Op::CreateGroup { .. } | Op::DeleteGroup { .. } => group_ended(tx, intent, failed),
+        Op::CreateGroupSnapshot { .. } | Op::DeleteGroupSnapshot { .. } => group_snapshot_ended(tx, intent, failed),
+        Op::ReceiveImage => image_filled(tx, intent, ended, ImageMove::UploadFailed),
+        Op::ImageOfVolume { volume, released } => {
+            if !released {
+                back(tx, volume, VolumeMove::Uploaded)?;
+            }
+            image_filled(tx, intent, ended, ImageMove::CopyFailed)
+        }
+        Op::DeleteImage if failed => {
+            change::<Image>(tx, id, |image| image.status = moved(ImageMove::DeleteFailed, image.status))
+        }
+        Op::DeleteImage => {
+            let Some(image) = tx.get::<Image>(id)? else { return Ok(()) };
+            tx.release(&image.project, &Claim::image(image.gib()))?;
+            tx.remove::<Image>(id)
+        }
     }
+}
+
+fn image_filled(tx: &mut Tx<'_>, intent: &Intent, ended: Ended<'_>, otherwise: ImageMove) -> Answer<()> {
+    let Some(mut image) = tx.get::<Image>(intent.object())? else { return Ok(()) };
+    tx.cancel(&intent.project, &intent.reserved)?;
+    match ended {
+        Ok(Done::Image(content)) => {
+            // What was promised was as much as is there now, or more.
+            tx.take(&intent.project, &Claim::image_content(content.gib))?;
+            image.status = moved(ImageMove::Filled, image.status);
+            image.content = Some((**content).clone());
+        }
+        _ => image.status = moved(otherwise, image.status),
+    }
+    image.updated_us = Some(now_us());
+    tx.put(&image)
+}
+
+/// Those that hang on a backup hang on what it hangs on.
+fn take_out_of_chain(tx: &mut Tx<'_>, id: &str) -> Answer<()> {
+    let Some(backup) = tx.get::<Backup>(id)? else { return Ok(()) };
+    for mut child in tx.found::<Backup>(&Backup::of_parent(id))? {
+        child.incremental = backup.parent_id.is_some();
+        child.parent_id.clone_from(&backup.parent_id);
+        tx.put(&child)?;
+    }
+    Ok(())
+}
+
+fn group_ended(tx: &mut Tx<'_>, intent: &Intent, failed: bool) -> Answer<()> {
+    let id = intent.object();
+    let wanted = match &intent.op {
+        Op::CreateGroup { members } => {
+            tx.settle(&intent.project, &intent.reserved)?;
+            let wanted = if failed { VolumeMove::CreateFailed } else { VolumeMove::Created };
+            for (volume, _) in members {
+                set_volume(tx, volume, |status| moved(wanted, status))?;
+            }
+            if failed { GroupMove::CreateFailed } else { GroupMove::Created }
+        }
+        Op::DeleteGroup { volumes } if !failed => {
+            volumes.iter().try_for_each(|volume| remove_volume(tx, volume))?;
+            tx.release(&intent.project, &Claim::group())?;
+            return tx.remove::<Group>(id);
+        }
+        Op::DeleteGroup { volumes } => {
+            for volume in volumes {
+                set_volume(tx, volume, |status| moved(VolumeMove::DeleteFailed, status))?;
+            }
+            GroupMove::DeleteFailed
+        }
+        _ => return Ok(()),
+    };
+    change::<Group>(tx, id, |group| group.status = moved(wanted, group.status))
+}
+
+fn group_snapshot_ended(tx: &mut Tx<'_>, intent: &Intent, failed: bool) -> Answer<()> {
+    let id = intent.object();
+    let (snapshots, each, all) = match &intent.op {
+        Op::CreateGroupSnapshot { snapshots } => {
+            tx.settle(&intent.project, &intent.reserved)?;
+            match failed {
+                true => (snapshots, SnapshotMove::CreateFailed, GroupSnapshotMove::CreateFailed),
+                false => (snapshots, SnapshotMove::Created, GroupSnapshotMove::Created),
+            }
+        }
+        Op::DeleteGroupSnapshot { snapshots } if !failed => {
+            snapshots.iter().try_for_each(|snapshot| remove_snapshot(tx, snapshot))?;
+            return tx.remove::<GroupSnapshot>(id);
+        }
+        Op::DeleteGroupSnapshot { snapshots } => {
+            (snapshots, SnapshotMove::DeleteFailed, GroupSnapshotMove::DeleteFailed)
+        }
+        _ => return Ok(()),
+    };
+    snapshots.iter().try_for_each(|snapshot| set_snapshot(tx, snapshot, each))?;
+    change::<GroupSnapshot>(tx, id, |taken| taken.status = moved(all, taken.status))
 }
 
 /// Whether a failed revert may have changed the volume: what the engine refused changed nothing.
@@ -116,6 +234,10 @@ fn remove_volume(tx: &mut Tx<'_>, id: &str) -> Answer<()> {
     let Some(volume) = tx.get::<Volume>(id)? else { return Ok(()) };
     for attachment in tx.ids(&Attachment::of_volume(id))? {
         tx.remove::<Attachment>(&attachment)?;
+    }
+    // Whoever forces a deletion does not ask whether it is offered.
+    for transfer in tx.ids(&Transfer::of_volume(id))? {
+        tx.remove::<Transfer>(&transfer)?;
     }
     tx.release(&volume.project, &Claim::volume(&volume.type_id, volume.size))?;
     tx.remove::<Volume>(id)
@@ -145,6 +267,7 @@ fn retyped(tx: &mut Tx<'_>, intent: &Intent, type_id: &str, failed: bool) -> Ans
         tx.settle(&intent.project, &intent.reserved)?;
         tx.release(&volume.project, &Claim::of_type(&volume.type_id, volume.size))?;
         type_id.clone_into(&mut volume.type_id);
+        volume.held = None;
         tx.put(&volume)?;
     }
     back(tx, id, VolumeMove::Retyped)
@@ -167,7 +290,11 @@ fn backed_up(tx: &mut Tx<'_>, intent: &Intent, ended: Ended<'_>) -> Answer<()> {
                 None => None,
             };
         }
-        Ok(Done::Plain) => {}
+        Ok(Done::Plain | Done::Image(_)) => {}
+        Ok(Done::Cancelled) => {
+            backup.status = moved(BackupMove::CreateFailed, backup.status);
+            backup.fail_reason = Some("it was cancelled".to_owned());
+        }
         Err(fault) => {
             backup.status = moved(BackupMove::CreateFailed, backup.status);
             backup.fail_reason = Some(short(&fault.message));
@@ -181,13 +308,15 @@ fn backed_up(tx: &mut Tx<'_>, intent: &Intent, ended: Ended<'_>) -> Answer<()> {
     }
 }
 
-fn restored(tx: &mut Tx<'_>, id: &str, volume: &str, failed: bool) -> Answer<()> {
+fn restored(tx: &mut Tx<'_>, id: &str, volume: &str, failed: bool, written: bool) -> Answer<()> {
     change::<Backup>(tx, id, |backup| {
         backup.status = moved(BackupMove::Restored, backup.status);
         backup.updated_us = Some(now_us());
     })?;
     let wanted = if failed { VolumeMove::RestoreFailed } else { VolumeMove::Restored };
-    change::<Volume>(tx, volume, |volume| volume.backup_id = Some(id.to_owned()))?;
+    if written {
+        change::<Volume>(tx, volume, |volume| volume.backup_id = Some(id.to_owned()))?;
+    }
     set_volume(tx, volume, |status| moved(wanted, status))
 }
 
@@ -214,6 +343,9 @@ fn message(intent: &Intent, fault: &Fault) -> Message {
     let resource_type = match intent.key.split_once('/').map_or("", |(kind, _)| kind) {
         "snapshot" => "VOLUME_SNAPSHOT",
         "backup" => "VOLUME_BACKUP",
+        "group" => "GROUP",
+        "group_snapshot" => "GROUP_SNAPSHOT",
+        "image" => "IMAGE",
         _ => "VOLUME",
     };
     Message {
@@ -230,8 +362,22 @@ fn message(intent: &Intent, fault: &Fault) -> Message {
 
 fn operation(op: &Op) -> &'static str {
     match op {
-        Op::CreateVolume { .. } | Op::CreateSnapshot | Op::CreateBackup { .. } => "CREATE",
-        Op::DeleteVolume | Op::DeleteCascade { .. } | Op::DeleteSnapshot | Op::DeleteBackup => "DELETE",
+        Op::CreateVolume { .. }
+        | Op::CreateSnapshot
+        | Op::CreateBackup { .. }
+        | Op::CreateGroup { .. }
+        | Op::CreateGroupSnapshot { .. }
+        | Op::ImageOfVolume { .. } => "CREATE",
+        Op::ReceiveImage => "UPLOAD",
+        Op::DeleteVolume
+        | Op::DeleteCascade { .. }
+        | Op::DeleteSnapshot
+        | Op::DeleteBackup
+        | Op::DeleteGroup { .. }
+        | Op::DeleteGroupSnapshot { .. }
+        | Op::DeleteImage => "DELETE",
+        Op::MergeBackup => "MERGE",
+        Op::PromoteBackup => "PROMOTE",
         Op::ExtendVolume { .. } => "EXTEND",
         Op::RevertVolume { .. } => "REVERT",
         Op::RetypeVolume { .. } => "RETYPE",

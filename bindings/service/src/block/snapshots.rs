@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     catalog::{Backup, Intent, Op, Record, Snapshot, Tx, Volume, now_us},
-    domain::{Claim, Move, SnapshotMove, SnapshotStatus, VolumeStatus, check_metadata, new_id},
+    domain::{Claim, Move, SnapshotMove, SnapshotStatus, VolumeStatus, check_metadata, check_metadata_of, new_id},
     fault::{Answer, Fault},
 };
 
@@ -49,9 +49,10 @@ impl Block {
     pub(crate) fn create_snapshot(&self, caller: &Caller, new: NewSnapshot) -> Answer<Snapshot> {
         let (name, description) = (checked_name(new.name)?, checked_description(new.description)?);
         check_metadata(&new.metadata).map_err(Fault::bad)?;
-        let snapshot = self.inner.catalog.write(|tx| {
+        let snapshot = self.change(caller, |tx| {
             let volume: Volume = owned(tx, caller, &new.volume)?;
             can_be_frozen(tx, &volume, new.force)?;
+            self.not_filling(&volume.id)?;
             let snapshot = Snapshot {
                 id: new_id(),
                 project: volume.project.clone(),
@@ -63,6 +64,7 @@ impl Block {
                 metadata: new.metadata,
                 size: volume.size,
                 status: SnapshotStatus::Creating,
+                group_snapshot_id: None,
                 created_us: now_us(),
                 updated_us: None,
             };
@@ -95,24 +97,29 @@ impl Block {
         id: &str,
         change: impl FnOnce(&mut Snapshot) -> Answer<()>,
     ) -> Answer<Snapshot> {
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let mut snapshot: Snapshot = owned(tx, caller, id)?;
+            let had = snapshot.metadata.clone();
             change(&mut snapshot)?;
-            check_metadata(&snapshot.metadata).map_err(Fault::bad)?;
+            check_metadata_of(&had, &snapshot.metadata).map_err(Fault::bad)?;
             snapshot.updated_us = Some(now_us());
             tx.put(&snapshot)?;
             Ok(snapshot)
         })
     }
 
-    /// Deletes a snapshot, in any order among those of its volume.
+    /// Deletes a snapshot, in any order among those of its volume; with `force` whatever its state is.
     pub(crate) fn delete_snapshot(&self, caller: &Caller, id: &str, force: bool) -> Answer<()> {
-        let key = self.inner.catalog.write(|tx| {
+        let key = self.change(caller, |tx| {
             let mut snapshot: Snapshot = owned(tx, caller, id)?;
             let wanted = if force { SnapshotMove::ForceDelete } else { SnapshotMove::Delete };
             snapshot.status = wanted.apply(snapshot.status).map_err(|e| Fault::illegal("snapshot", id, &e))?;
             if busy::<Snapshot>(tx, id)? {
                 return Err(Fault::conflict(format!("snapshot {id} has an operation under way")));
+            }
+            if let Some(all) = &snapshot.group_snapshot_id {
+                let text = format!("Invalid snapshot: it is a part of group snapshot {all}: delete that one.");
+                return Err(Fault::bad(text));
             }
             not_read_by_others(tx, "snapshot", id)?;
             not_backed_up_now(tx, &snapshot)?;
@@ -127,11 +134,16 @@ impl Block {
     }
 }
 
-/// An administrator may have set its state by hand: what reads it goes on all the same.
-fn not_backed_up_now(tx: &Tx<'_>, snapshot: &Snapshot) -> Answer<()> {
-    for backup in tx.found::<Backup>(&Backup::of_volume(&snapshot.volume_id))? {
-        if backup.snapshot_id.as_deref() == Some(&snapshot.id) && busy::<Backup>(tx, &backup.id)? {
-            let text = format!("snapshot {} is being backed up by backup {}", snapshot.id, backup.id);
+/// An administrator may have set its state by hand: what reads it goes on all the same. Once it was backed up, an incremental may read it, too, to
+/// find what has changed since.
+pub(super) fn not_backed_up_now(tx: &Tx<'_>, snapshot: &Snapshot) -> Answer<()> {
+    let backups = tx.found::<Backup>(&Backup::of_volume(&snapshot.volume_id))?;
+    let is_of_it = |backup: &Backup| backup.snapshot_id.as_deref() == Some(&snapshot.id);
+    let is_base = backups.iter().any(|backup| is_of_it(backup) && backup.stored_id.is_some());
+    for backup in &backups {
+        let Some(intent) = tx.get::<Intent>(&Intent::key(Backup::KIND, &backup.id))? else { continue };
+        if is_of_it(backup) || is_base && intent.op == (Op::CreateBackup { full: false }) {
+            let text = format!("snapshot {} is needed by backup {}: wait until that is there", snapshot.id, backup.id);
             return Err(Fault::conflict(text));
         }
     }

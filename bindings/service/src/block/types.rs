@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Block, Caller};
+use super::{
+    BACKEND, Block, Caller,
+    default_types::{default_type, is_no_default},
+};
 use crate::{
-    catalog::{Intent, Named, Op, QosSpec, Tx, Volume, VolumeType, now_us},
+    catalog::{Group, Intent, Named, Op, QosSpec, Tx, Volume, VolumeType, now_us},
     domain::{check_name, new_id},
     fault::{Answer, Fault},
 };
 
-/// The type of volumes that name none. It is always there.
-const DEFAULT_TYPE: &str = "__DEFAULT__";
+/// The type of volumes that name none, of projects that have no default type of their own. It is always there.
+pub(super) const DEFAULT_TYPE: &str = "__DEFAULT__";
+
+/// Extra specs that say on which back-end the volumes of a type are, plainly and with their scope.
+const BACKEND_SPECS: [&str; 2] = ["volume_backend_name", "capabilities:volume_backend_name"];
 
 /// A type that is wanted.
 #[derive(Clone, Debug)]
@@ -38,21 +44,37 @@ pub(super) fn free_name<R: Named>(tx: &Tx<'_>, id: &str, name: &str) -> Answer<(
     }
 }
 
-fn visible(kind: &VolumeType, caller: &Caller) -> bool {
+pub(super) fn visible(kind: &VolumeType, caller: &Caller) -> bool {
     kind.public || caller.is_admin() || kind.projects.contains(&caller.project)
 }
 
-/// The type of a new volume: the one that is named, or that of its source, or the default.
+/// The type of a new volume: the one that is named, or that of its source, or the default of the caller's project.
 pub(super) fn usable_type(
     tx: &Tx<'_>,
     caller: &Caller,
     wanted: Option<&str>,
     inherited: Option<&str>,
 ) -> Answer<VolumeType> {
-    let name = wanted.filter(|name| !name.is_empty()).or(inherited).unwrap_or(DEFAULT_TYPE);
+    let Some(name) = wanted.filter(|name| !name.is_empty()).or(inherited) else { return default_type(tx, caller) };
     by_id_or_name::<VolumeType>(tx, name)?
         .filter(|kind| visible(kind, caller))
         .ok_or_else(|| Fault::missing("Volume type", name))
+}
+
+/// Refuses a type for volumes of another back-end: they would be kept here, where it says they must not be.
+pub(super) fn is_kept_here(kind: &VolumeType) -> Answer<()> {
+    let mut named = BACKEND_SPECS.into_iter().filter_map(|spec| Some((spec, kind.extra_specs.get(spec)?)));
+    match named.find(|(_, name)| *name != BACKEND) {
+        None => Ok(()),
+        Some((spec, name)) => {
+            let kind = &kind.name;
+            let text = format!(
+                "Invalid volume type: {kind} asks for {spec} {name}, and the one that there is here is {BACKEND}: \
+                 choose another type, or change that extra spec."
+            );
+            Err(Fault::bad(text))
+        }
+    }
 }
 
 impl Block {
@@ -82,12 +104,13 @@ impl Block {
         Ok(types)
     }
 
-    /// A type by its id.
+    /// A type by its id, or the default one (`default`) of the caller's project.
     pub(crate) fn volume_type(&self, caller: &Caller, id: &str) -> Answer<VolumeType> {
-        let found = match id {
-            "default" => by_id_or_name::<VolumeType>(&self.inner.catalog.read(), DEFAULT_TYPE)?,
-            id => self.inner.catalog.read().get::<VolumeType>(id)?,
-        };
+        let tx = self.inner.catalog.read();
+        if id == "default" {
+            return default_type(&tx, caller);
+        }
+        let found = tx.get::<VolumeType>(id)?;
         found.filter(|kind| visible(kind, caller)).ok_or_else(|| Fault::missing("Volume type", id))
     }
 
@@ -95,7 +118,7 @@ impl Block {
     pub(crate) fn create_type(&self, caller: &Caller, new: NewType) -> Answer<VolumeType> {
         caller.require_admin("volume_extension:type_create")?;
         check_name(&new.name).map_err(Fault::bad)?;
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let kind = VolumeType {
                 id: new_id(),
                 name: new.name,
@@ -120,7 +143,7 @@ impl Block {
         change: impl FnOnce(&mut VolumeType) -> Answer<()>,
     ) -> Answer<VolumeType> {
         caller.require_admin("volume_extension:type_update")?;
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let mut kind: VolumeType = tx.require(id)?;
             change(&mut kind)?;
             check_name(&kind.name).map_err(Fault::bad)?;
@@ -130,19 +153,23 @@ impl Block {
         })
     }
 
-    /// Deletes a type that no volume is of.
+    /// Deletes a type that no volume is of, and that is no default.
     pub(crate) fn delete_type(&self, caller: &Caller, id: &str) -> Answer<()> {
         caller.require_admin("volume_extension:type_delete")?;
-        self.inner.catalog.write(|tx| {
+        self.change(caller, |tx| {
             let kind: VolumeType = tx.require(id)?;
             if kind.name == DEFAULT_TYPE {
                 return Err(Fault::bad(format!(
                     "The volume type {id} is the default volume type and cannot be deleted."
                 )));
             }
+            is_no_default(tx, id)?;
             let becomes = |intent: &Intent| matches!(&intent.op, Op::RetypeVolume { type_id } if type_id == id);
             if tx.any(&Volume::of_type(id))? || tx.all::<Intent>()?.iter().any(becomes) {
                 return Err(Fault::bad("Target volume type is still in use."));
+            }
+            if tx.any(&Group::of_volume_type(id))? {
+                return Err(Fault::bad("Target volume type is still in use: by a group of volumes."));
             }
             tx.remove::<VolumeType>(id)
         })

@@ -6,10 +6,15 @@ use std::{
 };
 
 use super::{
+    events::Event,
+    groups::{Group, GroupSnapshot, GroupType},
+    images::Image,
     keys::Key,
+    meters::{Holding, Meter, OpenMeter},
     objects::{Attachment, Backup, Intent, Op, Snapshot, Volume},
+    people::{AppCredential, Grant, Project, Token, TotpKey, User},
     records::{Kind, Record},
-    settings::{Message, QosSpec, Transfer, VolumeType},
+    settings::{DefaultType, Message, QosSpec, Transfer, VolumeType},
     tx::Tx,
 };
 use crate::{
@@ -17,8 +22,9 @@ use crate::{
     fault::Answer,
 };
 
-/// What is wrong, one sentence each; nothing when all is well.
-pub(crate) fn audit(tx: &Tx<'_>) -> Answer<Vec<String>> {
+/// What is wrong, one sentence each; nothing when all is well. Events and metering records are looked at only with `history`: there may be
+/// a million of them.
+pub(crate) fn audit(tx: &Tx<'_>, history: bool) -> Answer<Vec<String>> {
     let mut problems = Vec::new();
     let expected = expected_counts(tx)?;
     let counts = tx.counts()?;
@@ -37,17 +43,41 @@ pub(crate) fn audit(tx: &Tx<'_>) -> Answer<Vec<String>> {
     gather::<Backup>(tx, &mut entries)?;
     gather::<Attachment>(tx, &mut entries)?;
     gather::<VolumeType>(tx, &mut entries)?;
+    gather::<DefaultType>(tx, &mut entries)?;
     gather::<QosSpec>(tx, &mut entries)?;
     gather::<Transfer>(tx, &mut entries)?;
     gather::<Message>(tx, &mut entries)?;
+    gather::<GroupType>(tx, &mut entries)?;
+    gather::<Group>(tx, &mut entries)?;
+    gather::<GroupSnapshot>(tx, &mut entries)?;
+    gather::<Image>(tx, &mut entries)?;
+    let past =
+        [Event::KIND.tag, "event-task", "event-series", Meter::KIND.tag].map(|tag| Key::new("x").with(tag).bytes());
+    if history {
+        gather::<Event>(tx, &mut entries)?;
+        gather::<Meter>(tx, &mut entries)?;
+        problems.extend(tx.check_events()?);
+        problems.extend(tx.check_numbers::<Meter>()?);
+    }
+    gather::<User>(tx, &mut entries)?;
+    gather::<Project>(tx, &mut entries)?;
+    gather::<Grant>(tx, &mut entries)?;
+    gather::<AppCredential>(tx, &mut entries)?;
+    gather::<TotpKey>(tx, &mut entries)?;
+    gather::<Token>(tx, &mut entries)?;
     for space in ["x", "n"] {
         tx.scan(&Key::new(space).bytes(), None, |key, value| {
+            if !history && past.iter().any(|past| key.starts_with(past)) {
+                return Ok(ControlFlow::Continue(()));
+            }
             if entries.remove(key).as_deref() != Some(value) {
                 problems.push(format!("entry {} leads to nothing that has it", String::from_utf8_lossy(key)));
             }
             Ok(ControlFlow::Continue(()))
         })?;
     }
+    check_defaults(tx, &mut problems)?;
+    check_meters(tx, &mut problems)?;
     problems.extend(entries.keys().map(|key| format!("entry {} is missing", String::from_utf8_lossy(key))));
     Ok(problems)
 }
@@ -58,6 +88,35 @@ fn gather<R: Record>(tx: &Tx<'_>, entries: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> A
             drop(entries.insert(entry, object.id().as_bytes().to_vec()));
         }
     }
+    Ok(())
+}
+
+/// What is the default of a project is there.
+fn check_defaults(tx: &Tx<'_>, problems: &mut Vec<String>) -> Answer<()> {
+    for default in tx.all::<DefaultType>()? {
+        if tx.get::<VolumeType>(&default.type_id)?.is_none() {
+            problems.push(format!("{default:?} names a type that is not there"));
+        }
+    }
+    Ok(())
+}
+
+/// Each object that holds space has one open interval, of its size and project.
+fn check_meters(tx: &Tx<'_>, problems: &mut Vec<String>) -> Answer<()> {
+    let mut held: BTreeMap<String, Holding> = BTreeMap::new();
+    let all = tx.all::<Volume>()?.iter().filter_map(Record::holding).collect::<Vec<_>>().into_iter();
+    let all = all.chain(tx.all::<Snapshot>()?.iter().filter_map(Record::holding).collect::<Vec<_>>());
+    let all = all.chain(tx.all::<Image>()?.iter().filter_map(Record::holding).collect::<Vec<_>>());
+    for holding in all.chain(tx.all::<Backup>()?.iter().filter_map(Record::holding).collect::<Vec<_>>()) {
+        drop(held.insert(holding.key(), holding));
+    }
+    for open in tx.all::<OpenMeter>()? {
+        match held.remove(&open.key) {
+            Some(holding) if holding.project == open.project && holding.gib == open.gib => {}
+            other => problems.push(format!("the open interval {open:?} is not that of {other:?}")),
+        }
+    }
+    problems.extend(held.keys().map(|key| format!("{key} has no open interval")));
     Ok(())
 }
 
@@ -80,6 +139,13 @@ fn expected_counts(tx: &Tx<'_>) -> Answer<BTreeMap<Vec<u8>, Count>> {
             Op::CreateVolume { .. } | Op::CreateSnapshot | Op::CreateBackup { .. } => {
                 let _new = coming.insert(intent.key);
             }
+            Op::CreateGroup { members } => {
+                let _new = coming.insert(intent.key);
+                coming.extend(members.iter().map(|(id, _)| Intent::key(Volume::KIND, id)));
+            }
+            Op::CreateGroupSnapshot { snapshots } => {
+                coming.extend(snapshots.iter().map(|id| Intent::key(Snapshot::KIND, id)));
+            }
             // A volume that was made for it.
             Op::RestoreBackup { volume } if !intent.reserved.is_none() => {
                 let _new = coming.insert(Intent::key(Volume::KIND, volume));
@@ -96,6 +162,12 @@ fn expected_counts(tx: &Tx<'_>) -> Answer<BTreeMap<Vec<u8>, Count>> {
     }
     for backup in tx.all::<Backup>()?.iter().filter(|b| is_there(Backup::KIND, &b.id)) {
         add(&backup.project, &Claim::backup(backup.size), false);
+    }
+    for group in tx.all::<Group>()?.iter().filter(|group| is_there(Group::KIND, &group.id)) {
+        add(&group.project, &Claim::group(), false);
+    }
+    for image in tx.all::<Image>()? {
+        add(&image.project, &Claim::image(image.gib()), false);
     }
     counts.retain(|_, count| *count != Count::default());
     Ok(counts)

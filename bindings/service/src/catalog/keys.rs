@@ -38,6 +38,12 @@ impl Key {
         self
     }
 
+    /// With a moment, so that earlier ones come first. Eight bytes, likewise.
+    #[must_use]
+    pub(crate) fn oldest_first(self, moment: u64) -> Self {
+        self.newest_first(!moment)
+    }
+
     /// As it is stored; also what all keys begin with that have these parts first.
     pub(crate) fn bytes(self) -> Vec<u8> {
         self.0
@@ -66,5 +72,7 @@ mod tests {
     fn later_moments_come_first() {
         let at = |moment| Key::new("x").newest_first(moment).bytes();
         assert!(at(2) < at(1) && at(1) < at(0) && at(u64::MAX) < at(2));
+        let at = |moment| Key::new("x").oldest_first(moment).bytes();
+        assert!(at(0) < at(1) && at(1) < at(2) && at(2) < at(u64::MAX));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     keys::Key,
+    meters::Holding,
     records::{Kind, Record},
 };
 use crate::domain::{AttachmentStatus, BackupStatus, Claim, SnapshotStatus, VolumeStatus};
@@ -33,8 +34,34 @@ pub(crate) struct Volume {
     /// What is known of the image that it came from.
     #[serde(default)]
     pub(crate) image: BTreeMap<String, String>,
+    /// The group that it is in.
+    #[serde(default)]
+    pub(crate) group_id: Option<String>,
+    /// Limits of its own, which stand before those of its type; `group`: the engine's group in place of its project's.
+    #[serde(default)]
+    pub(crate) qos: BTreeMap<String, String>,
+    /// Limits that it keeps of its type while it is attached: of QoS specs that say so, before they were changed.
+    #[serde(default)]
+    pub(crate) held: Option<BTreeMap<String, String>>,
+    /// Under which names its consumers open it over NBD, while there are any.
+    #[serde(default)]
+    pub(crate) exports: Vec<Export>,
     pub(crate) created_us: u64,
     pub(crate) updated_us: Option<u64>,
+}
+
+/// A way to a volume over NBD.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Export {
+    /// Whoever knows it may open the volume.
+    pub(crate) name: String,
+    pub(crate) read_only: bool,
+}
+
+impl std::fmt::Debug for Export {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Export")
+    }
 }
 
 impl Volume {
@@ -46,6 +73,16 @@ impl Volume {
     /// Entries that lead to the volumes of a type.
     pub(crate) fn of_type(type_id: &str) -> Vec<u8> {
         Key::new("x").with("volume-type").with(type_id).bytes()
+    }
+
+    /// Entries that lead to the volumes of a group.
+    pub(crate) fn of_group(id: &str) -> Vec<u8> {
+        Key::new("x").with("volume-group").with(id).bytes()
+    }
+
+    /// Entries that lead to the volumes of a project, newest first.
+    pub(crate) fn of_project(project: &str) -> Vec<u8> {
+        listed(Self::KIND, Some(project)).bytes()
     }
 }
 
@@ -60,7 +97,7 @@ pub(crate) fn engine_snapshot(id: &str) -> String {
 }
 
 /// Entries of every kind that lists are made of: of one project, or of all.
-pub(super) fn listed(kind: Kind, project: Option<&str>) -> Key {
+pub(crate) fn listed(kind: Kind, project: Option<&str>) -> Key {
     match project {
         Some(project) => Key::new("x").with(kind.tag).with("p").with(project),
         None => Key::new("x").with(kind.tag).with("a"),
@@ -81,7 +118,18 @@ impl Record for Volume {
     fn entries(&self) -> Vec<Vec<u8>> {
         let mut entries = entries_of_lists(Self::KIND, &self.project, self.created_us, &self.id);
         entries.push(Key::new("x").with("volume-type").with(&self.type_id).with(&self.id).bytes());
+        let of_group = |id: &String| Key::new("x").with("volume-group").with(id).with(&self.id).bytes();
+        entries.extend(self.group_id.iter().map(of_group));
         entries
+    }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        let (id, project) = (self.id.clone(), self.project.clone());
+        Some(Holding { kind: Self::KIND.tag, id, project, gib: self.size })
     }
 }
 
@@ -100,6 +148,9 @@ pub(crate) struct Snapshot {
     /// GiB.
     pub(crate) size: u64,
     pub(crate) status: SnapshotStatus,
+    /// The snapshot of a group that it is a part of.
+    #[serde(default)]
+    pub(crate) group_snapshot_id: Option<String>,
     pub(crate) created_us: u64,
     pub(crate) updated_us: Option<u64>,
 }
@@ -108,6 +159,11 @@ impl Snapshot {
     /// Entries that lead to the snapshots of a volume.
     pub(crate) fn of_volume(volume: &str) -> Vec<u8> {
         Key::new("x").with("snapshot-volume").with(volume).bytes()
+    }
+
+    /// Entries that lead to the parts of a snapshot of a group.
+    pub(crate) fn of_group_snapshot(id: &str) -> Vec<u8> {
+        Key::new("x").with("snapshot-group_snapshot").with(id).bytes()
     }
 }
 
@@ -122,7 +178,18 @@ impl Record for Snapshot {
         let mut entries = entries_of_lists(Self::KIND, &self.project, self.created_us, &self.id);
         let of_volume = Key::new("x").with("snapshot-volume").with(&self.volume_id).newest_first(self.created_us);
         entries.push(of_volume.with(&self.id).bytes());
+        let of = |id: &String| Key::new("x").with("snapshot-group_snapshot").with(id).with(&self.id).bytes();
+        entries.extend(self.group_snapshot_id.iter().map(of));
         entries
+    }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        let (id, project) = (self.id.clone(), self.project.clone());
+        Some(Holding { kind: Self::KIND.tag, id, project, gib: self.size })
     }
 }
 
@@ -184,6 +251,15 @@ impl Record for Backup {
         entries.extend(self.parent_id.iter().map(of_parent));
         entries
     }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        let (id, project) = (self.id.clone(), self.project.clone());
+        Some(Holding { kind: Self::KIND.tag, id, project, gib: self.size })
+    }
 }
 
 /// A volume's tie to a consumer.
@@ -224,6 +300,10 @@ impl Record for Attachment {
         entries.push(Key::new("x").with("attachment-volume").with(&self.volume_id).with(&self.id).bytes());
         entries
     }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
+    }
 }
 
 /// Where the content of a new volume comes from.
@@ -243,6 +323,10 @@ pub(crate) enum Source {
     Volume(String),
     /// From a backup.
     Backup(String),
+    /// From a backup, usable at once, filled while it is used.
+    BackupAtOnce(String),
+    /// From an image.
+    Image(String),
 }
 
 /// What is under way with an object.
@@ -276,6 +360,35 @@ pub(crate) enum Op {
         volume: String,
     },
     DeleteBackup,
+    /// Out of its chain: those that hang on it hang on what it hung on.
+    MergeBackup,
+    /// To a full one.
+    PromoteBackup,
+    /// With the volumes in it, and what each is made from.
+    CreateGroup {
+        members: Vec<(String, Source)>,
+    },
+    /// With the volumes in it.
+    DeleteGroup {
+        volumes: Vec<String>,
+    },
+    /// Snapshots of several volumes at one moment.
+    CreateGroupSnapshot {
+        snapshots: Vec<String>,
+    },
+    DeleteGroupSnapshot {
+        snapshots: Vec<String>,
+    },
+    /// The bytes of an image, from a client that is sending them.
+    ReceiveImage,
+    /// An image of a volume.
+    ImageOfVolume {
+        volume: String,
+        /// The volume is not needed any more, and is back in its state.
+        #[serde(default)]
+        released: bool,
+    },
+    DeleteImage,
 }
 
 /// An operation that was begun: recorded before the engine acts, gone with its outcome. One at a time for each object.
@@ -296,12 +409,37 @@ pub(crate) struct Intent {
     /// The request that asked for it.
     #[serde(default)]
     pub(crate) request: String,
+    /// What the operation is known by, also when it has ended.
+    #[serde(default)]
+    pub(crate) task: String,
+    /// Who asked for it, and by what name of it events tell.
+    #[serde(default)]
+    pub(crate) user: String,
+    #[serde(default)]
+    pub(crate) action: String,
+    /// Somebody wishes that it is taken back.
+    #[serde(default)]
+    pub(crate) cancelled: bool,
+    /// It is past the point from which it can be taken back.
+    #[serde(default)]
+    pub(crate) past: bool,
+    /// Of a restore over a volume: snapshots for undoing that were there before it took its own. None: it has not begun, if it notes them.
+    #[serde(default)]
+    pub(crate) earlier: Option<Vec<String>>,
+    /// Of a restore: it notes those. One of a version that did not may have begun: then all that there are count as its own.
+    #[serde(default)]
+    pub(crate) notes_undos: bool,
 }
 
 impl Intent {
     /// Its key, by the object.
     pub(crate) fn key(kind: Kind, id: &str) -> String {
         format!("{}/{id}", kind.tag)
+    }
+
+    /// The object's kind.
+    pub(crate) fn kind(&self) -> &str {
+        self.key.split_once('/').map_or("", |(kind, _)| kind)
     }
 
     /// The object's id.
@@ -319,5 +457,13 @@ impl Record for Intent {
 
     fn entries(&self) -> Vec<Vec<u8>> {
         Vec::new()
+    }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+
+    fn is_about_others() -> bool {
+        true
     }
 }

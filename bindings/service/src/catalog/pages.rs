@@ -42,8 +42,8 @@ impl Tx<'_> {
             return Err(Fault::missing(R::KIND.name, id));
         }
         let prefix = listed(R::KIND, paging.project).bytes();
-        if paging.order.is_some() {
-            return self.sorted_page(paging, &prefix, fits);
+        if let Some(order) = paging.order {
+            return self.sorted_page(paging, order, marker.flatten().as_ref(), &prefix, fits);
         }
         let total = match paging.count {
             true => Some(self.count_fitting(&prefix, &fits)?),
@@ -73,29 +73,42 @@ impl Tx<'_> {
         Ok(Page { items, more, total })
     }
 
+    /// Hands out the objects of a list, of a project or of all, newest first, until `take` breaks: those that come after a moment and an id,
+    /// whether they are of the list or not.
+    pub(crate) fn walk<R: Record>(
+        &self,
+        project: Option<&str>,
+        after: Option<(u64, &str)>,
+        mut take: impl FnMut(R) -> ControlFlow<()>,
+    ) -> Answer<()> {
+        let list = listed(R::KIND, project);
+        let after = after.map(|(moment, id)| list.clone().newest_first(moment).with(id).bytes());
+        self.scan(&list.bytes(), after.as_deref(), |_, id| match self.get::<R>(&String::from_utf8_lossy(id))? {
+            Some(object) => Ok(take(object)),
+            None => Ok(ControlFlow::Continue(())),
+        })
+    }
+
     fn count_fitting<R: Record>(&self, prefix: &[u8], fits: &impl Fn(&R) -> bool) -> Answer<usize> {
         let mut total = 0;
-        for id in self.ids(prefix)? {
-            total += usize::from(self.get::<R>(&id)?.is_some_and(|object| fits(&object)));
-        }
+        self.each_of(&self.ids(prefix)?, |_, object| total += usize::from(fits(&object)))?;
         Ok(total)
     }
 
     fn sorted_page<R: Record>(
         &self,
         paging: &Paging<'_, R>,
+        order: Order<'_, R>,
+        marker: Option<&R>,
         prefix: &[u8],
         fits: impl Fn(&R) -> bool,
     ) -> Answer<Page<R>> {
+        let order = |a: &R, b: &R| order(a, b).then_with(|| a.id().cmp(b.id()));
         let mut all: Vec<R> = self.found::<R>(prefix)?.into_iter().filter(|object| fits(object)).collect();
-        if let Some(order) = paging.order {
-            all.sort_by(|a, b| order(a, b).then_with(|| a.id().cmp(b.id())));
-        }
+        all.sort_by(order);
         let total = paging.count.then_some(all.len());
-        let first = match paging.marker {
-            Some(marker) => all.iter().position(|object| object.id() == marker).map_or(0, |at| at + 1),
-            None => 0,
-        };
+        // By its place, since it may not be among them any more: its state has changed.
+        let first = marker.map_or(0, |marker| all.partition_point(|object| order(object, marker).is_le()));
         let from = first.saturating_add(paging.offset).min(all.len());
         let mut items = all.split_off(from);
         let more = items.len() > paging.limit;

@@ -42,11 +42,13 @@ impl Tx<'_> {
     pub(crate) fn set_limits(&mut self, project: Option<&str>, changes: &[(QuotaKey, i64)]) -> Answer<()> {
         let mut limits = self.limits_set(project)?;
         limits.extend(changes.iter().map(|(key, limit)| (key.to_string(), *limit)));
+        self.touch_quota(project.unwrap_or("default"));
         self.set_value(limits_key(project), Some(&limits))
     }
 
     /// Takes out all that was set for a project.
     pub(crate) fn clear_limits(&mut self, project: &str) -> Answer<()> {
+        self.touch_quota(project);
         self.set_value::<Limits>(limits_key(Some(project)), None)
     }
 
@@ -101,6 +103,11 @@ impl Tx<'_> {
         })
     }
 
+    /// What is there was promised before under another name.
+    pub(crate) fn take(&mut self, project: &str, claim: &Claim) -> Answer<()> {
+        self.change(project, claim, |count, amount| count.in_use += amount)
+    }
+
     /// What was promised does not come.
     pub(crate) fn cancel(&mut self, project: &str, claim: &Claim) -> Answer<()> {
         self.change(project, claim, |count, amount| count.reserved -= amount)
@@ -113,9 +120,10 @@ impl Tx<'_> {
 
     /// What is there belongs to another project from now on, if its quota takes it.
     pub(crate) fn hand_over(&mut self, from: &str, to: &str, claim: &Claim) -> Answer<()> {
+        // First given back: the two may be one.
+        self.release(from, claim)?;
         self.reserve(to, claim)?;
-        self.settle(to, claim)?;
-        self.release(from, claim)
+        self.settle(to, claim)
     }
 
     /// Whether a project may have a volume of this size.

@@ -6,8 +6,11 @@
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::keys::Key;
-use crate::fault::{Answer, Fault};
+use super::{keys::Key, meters::Holding};
+use crate::{
+    fault::{Answer, Fault},
+    priority::let_others,
+};
 
 const FORMAT: u8 = 1;
 
@@ -28,6 +31,21 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
     fn id(&self) -> &str;
     /// The entries that lead to it; each once in the catalog.
     fn entries(&self) -> Vec<Vec<u8>>;
+
+    /// The project that it belongs to.
+    fn owner(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it holds of space.
+    fn holding(&self) -> Option<Holding> {
+        None
+    }
+
+    /// Whether it tells of other objects, and is none that anybody acts on.
+    fn is_about_others() -> bool {
+        false
+    }
 }
 
 /// Key of an object.
@@ -47,6 +65,8 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Answer<Vec<u8>> {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Answer<T> {
+    // Lists decode thousands.
+    let_others();
     match bytes.split_first() {
         Some((&FORMAT, json)) => serde_json::from_slice(json)
             .map_err(|e| Fault::internal(format!("a record of the catalog ({what}) is damaged: {e}"))),

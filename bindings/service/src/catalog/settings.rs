@@ -1,4 +1,4 @@
-//! What goes with volumes: types, QoS specs, transfers, messages.
+//! What goes with volumes: types, which of them are defaults, QoS specs, transfers, messages.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,36 @@ impl Record for VolumeType {
 }
 
 impl Named for VolumeType {}
+
+/// The type of a project's volumes that name none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DefaultType {
+    pub(crate) project: String,
+    pub(crate) type_id: String,
+}
+
+impl DefaultType {
+    /// Entries that lead to the projects whose default a type is.
+    pub(crate) fn of_type(id: &str) -> Vec<u8> {
+        Key::new("x").with("default_type-type").with(id).bytes()
+    }
+}
+
+impl Record for DefaultType {
+    const KIND: Kind = Kind { tag: "default_type", name: "Default type" };
+
+    fn id(&self) -> &str {
+        &self.project
+    }
+
+    fn entries(&self) -> Vec<Vec<u8>> {
+        vec![Key::new("x").with("default_type-type").with(&self.type_id).with(&self.project).bytes()]
+    }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+}
 
 /// Who enforces QoS specs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +149,7 @@ pub(crate) struct Transfer {
     pub(crate) name: Option<String>,
     /// Whether its snapshots stay behind.
     pub(crate) no_snapshots: bool,
-    pub(crate) salt: String,
+    /// [`transfer_digest`](crate::secrets::transfer_digest) of its key.
     pub(crate) key_hash: String,
     pub(crate) created_us: u64,
 }
@@ -142,6 +172,10 @@ impl Record for Transfer {
         let mut entries = entries_of_lists(Self::KIND, &self.project, self.created_us, &self.id);
         entries.push(Self::of_volume(&self.volume_id));
         entries
+    }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
     }
 }
 
@@ -168,5 +202,9 @@ impl Record for Message {
 
     fn entries(&self) -> Vec<Vec<u8>> {
         entries_of_lists(Self::KIND, &self.project, self.created_us, &self.id)
+    }
+
+    fn owner(&self) -> Option<&str> {
+        Some(&self.project)
     }
 }

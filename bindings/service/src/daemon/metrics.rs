@@ -8,7 +8,13 @@ use cairn_engine::{Flow, VolumeStats};
 use http::{StatusCode, header};
 use serde_json::json;
 
-use crate::{block::Block, fault::Answer};
+use crate::{
+    block::Block,
+    catalog::{Backup, Image},
+    domain::{BackupStatus, GIB, ImageStatus, Role},
+    fault::{Answer, Fault},
+    identity::{Identity, Peer},
+};
 
 /// Whether the pool takes writes, and the catalog answers.
 pub(super) async fn health(block: Block) -> Response {
@@ -21,6 +27,20 @@ pub(super) async fn health(block: Block) -> Response {
         None => axum::Json(json!({"status": "ok"})).into_response(),
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"status": "error", "problem": problem})))
             .into_response(),
+    }
+}
+
+/// Numbers tell of all projects: with logins they are there for administrators, and for this host.
+pub(super) async fn may_see(identity: &Identity, parts: &http::request::Parts) -> Answer<()> {
+    let peer = parts.extensions.get::<Peer>().copied();
+    let is_here = peer.is_some_and(|peer| peer.0.is_loopback());
+    if matches!(identity, Identity::Dev(_)) || is_here {
+        return Ok(());
+    }
+    let token = parts.headers.get("x-auth-token").and_then(|value| value.to_str().ok());
+    match identity.resolve(token, None, peer).await?.role {
+        Role::Admin => Ok(()),
+        _ => Err(Fault::forbidden("metrics tell of all projects: it takes the role admin, or to ask from this host")),
     }
 }
 
@@ -55,11 +75,56 @@ pub(super) async fn text(block: Block) -> Answer<Response> {
             out.sample(name, &format!("operation=\"{}\"", escaped(key)), value(progress));
         }
     }
+    let images = block.catalog().read().all::<Image>()?;
+    out.family("cairn_images", "gauge", "Images, by state.");
+    for status in ImageStatus::ALL {
+        let count = images.iter().filter(|image| image.status == *status).count();
+        out.sample("cairn_images", &format!("status=\"{status}\""), count);
+    }
+    out.family("cairn_images_bytes", "gauge", "Bytes that were sent of the images that are there.");
+    let bytes = images.iter().filter_map(|image| image.content.as_ref()).map(|content| content.size).sum::<u64>();
+    out.sample("cairn_images_bytes", "", bytes);
+    backups_text(&mut out, &block.catalog().read().all::<Backup>()?);
+    garbage_text(&mut out, &block)?;
     out.family("cairn_pool_checksum_errors_total", "counter", "Blocks that failed their checksum.");
     out.sample("cairn_pool_checksum_errors_total", "", pool.checksum_errors);
     let volumes = block.pool().volume_stats().await?;
     volumes_text(&mut out, &volumes);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out.0).into_response())
+}
+
+fn backups_text(out: &mut Text, backups: &[Backup]) {
+    let of = |status: BackupStatus| backups.iter().filter(move |backup| backup.status == status);
+    out.family("cairn_backups", "gauge", "Backups, by state.");
+    for status in BackupStatus::ALL {
+        out.sample("cairn_backups", &format!("status=\"{status}\""), of(*status).count());
+    }
+    // What they take of the repository is less, and known to the repository alone.
+    out.family("cairn_backups_bytes", "gauge", "Sizes of the volumes that backups are of, by state of the backup.");
+    for status in BackupStatus::ALL {
+        let bytes = of(*status).map(|backup| backup.size).sum::<u64>() * GIB;
+        out.sample("cairn_backups_bytes", &format!("status=\"{status}\""), bytes);
+    }
+}
+
+/// What deleted backups leave in the repository.
+fn garbage_text(out: &mut Text, block: &Block) -> Answer<()> {
+    let garbage = block.catalog().read().garbage()?;
+    let (freed, failed) = block.collections();
+    let collected = garbage.collected_us as f64 / 1e6;
+    out.family(
+        "cairn_repository_deletions",
+        "gauge",
+        "Deleted, merged and failed backups since garbage was collected.",
+    );
+    out.sample("cairn_repository_deletions", "", garbage.left);
+    out.family("cairn_repository_collected_timestamp_seconds", "gauge", "When garbage was collected last; 0: never.");
+    out.sample("cairn_repository_collected_timestamp_seconds", "", collected);
+    out.family("cairn_repository_freed_bytes_total", "counter", "Bytes that collections have freed.");
+    out.sample("cairn_repository_freed_bytes_total", "", freed);
+    out.family("cairn_repository_collection_failures_total", "counter", "Collections that failed.");
+    out.sample("cairn_repository_collection_failures_total", "", failed);
+    Ok(())
 }
 
 fn flows(volume: &VolumeStats) -> [(&'static str, &Flow); 4] {

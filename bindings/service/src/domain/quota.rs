@@ -24,11 +24,15 @@ pub(crate) enum Resource {
     Groups,
     /// The size of each single volume: a bound, not a sum.
     PerVolumeGigabytes,
+    /// Images. Block Storage has no quota of them: they are shown and set elsewhere.
+    Images,
+    /// Gibibytes of images.
+    ImageGigabytes,
 }
 
 impl Resource {
     /// All of them, in the order of answers.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Volumes,
         Self::Snapshots,
         Self::Gigabytes,
@@ -36,7 +40,11 @@ impl Resource {
         Self::BackupGigabytes,
         Self::Groups,
         Self::PerVolumeGigabytes,
+        Self::Images,
+        Self::ImageGigabytes,
     ];
+    /// Those of images, which quota sets of Block Storage do not have.
+    pub(crate) const OF_IMAGES: [Self; 2] = [Self::Images, Self::ImageGigabytes];
     /// Those that there are for each type of volumes, too.
     pub(crate) const OF_TYPES: [Self; 3] = [Self::Volumes, Self::Gigabytes, Self::Snapshots];
 
@@ -50,12 +58,14 @@ impl Resource {
             Self::BackupGigabytes => "backup_gigabytes",
             Self::Groups => "groups",
             Self::PerVolumeGigabytes => "per_volume_gigabytes",
+            Self::Images => "images",
+            Self::ImageGigabytes => "image_gigabytes",
         }
     }
 }
 
 /// Limits of a project that nobody has set any for; -1: none.
-pub(crate) const DEFAULTS: [(Resource, i64); 7] = [
+pub(crate) const DEFAULTS: [(Resource, i64); 9] = [
     (Resource::Volumes, 10),
     (Resource::Snapshots, 10),
     (Resource::Gigabytes, 1000),
@@ -63,6 +73,8 @@ pub(crate) const DEFAULTS: [(Resource, i64); 7] = [
     (Resource::BackupGigabytes, 1000),
     (Resource::Groups, 10),
     (Resource::PerVolumeGigabytes, -1),
+    (Resource::Images, 100),
+    (Resource::ImageGigabytes, 1000),
 ];
 
 /// A resource of a project, or of one type within it. Types are meant by their ids, so that a new name changes no quota.
@@ -162,6 +174,21 @@ impl Claim {
         Self::none().and(Resource::Backups, None, 1).and(Resource::BackupGigabytes, None, gib as i64)
     }
 
+    /// What a group holds, without the volumes in it.
+    pub(crate) fn group() -> Self {
+        Self::none().and(Resource::Groups, None, 1)
+    }
+
+    /// What an image holds.
+    pub(crate) fn image(gib: u64) -> Self {
+        Self::none().and(Resource::Images, None, 1).plus(&Self::image_content(gib))
+    }
+
+    /// What the content of an image holds.
+    pub(crate) fn image_content(gib: u64) -> Self {
+        Self::none().and(Resource::ImageGigabytes, None, gib as i64)
+    }
+
     /// This and another.
     #[must_use]
     pub(crate) fn plus(mut self, other: &Self) -> Self {
@@ -172,6 +199,16 @@ impl Claim {
     /// The parts.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (QuotaKey, i64)> + '_ {
         self.0.iter().filter_map(|(key, amount)| Some((QuotaKey::parse(key)?, *amount)))
+    }
+
+    /// GiB of volumes and snapshots.
+    pub(crate) fn gib(&self) -> u64 {
+        self.0.get(Resource::Gigabytes.as_str()).map_or(0, |gib| u64::try_from(*gib).unwrap_or(0))
+    }
+
+    /// GiB of images.
+    pub(crate) fn image_gib(&self) -> u64 {
+        self.0.get(Resource::ImageGigabytes.as_str()).map_or(0, |gib| u64::try_from(*gib).unwrap_or(0))
     }
 
     /// Whether it is nothing.
@@ -258,6 +295,7 @@ mod tests {
         assert!(Claim::none().and(Resource::Groups, Some("t"), 0).is_none());
         assert_eq!(Claim::backup(4).parts().count(), 2);
         assert_eq!(Claim::snapshot("t", 4).parts().count(), 4);
+        assert_eq!((Claim::volume("t", 5).gib(), Claim::backup(4).gib(), Claim::of_type("t", 4).gib()), (5, 0, 0));
     }
 
     #[test]

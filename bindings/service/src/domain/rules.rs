@@ -12,6 +12,8 @@ const MAX_NAME: usize = 128;
 const MAX_TEXT: usize = 255;
 /// Most entries of metadata.
 const MAX_ENTRIES: usize = 128;
+/// Most bytes of metadata, keys and values together: lists show all of it.
+const MAX_BYTES: usize = 64 << 10;
 
 /// A name: 1 to 128 characters, none of them a control character. Names need not be unique.
 ///
@@ -38,6 +40,17 @@ pub(crate) fn check_description(text: &str) -> Result<(), String> {
     }
 }
 
+/// What a client says of a consumer or a place (a server's id, a host, a device, a container): at most 255 characters.
+///
+/// # Errors
+/// The rule that it breaks.
+pub(crate) fn check_label(what: &str, text: &str) -> Result<(), String> {
+    match text.chars().count() {
+        n if n > MAX_TEXT => Err(format!("{what} has {n} characters: at most 255 are allowed")),
+        _ => Ok(()),
+    }
+}
+
 /// Size of a volume in GiB: 1 to 65536.
 ///
 /// # Errors
@@ -49,11 +62,35 @@ pub(crate) fn check_size(gib: u64) -> Result<(), String> {
     }
 }
 
-/// Metadata: at most 128 entries, keys of 1 to 255 characters, values of at most 255.
+/// Metadata: at most 128 entries, keys of 1 to 255 characters, values of at most 255, all together at most 65,536 bytes.
 ///
 /// # Errors
 /// The rule that it breaks.
 pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), String> {
+    check_entries(metadata)?;
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    match bytes <= MAX_BYTES {
+        true => Ok(()),
+        false => Err(format!("metadata has at most {MAX_BYTES} bytes, keys and values together: {bytes} are too many")),
+    }
+}
+
+/// Metadata that something has, after a change. What was there before, as of an earlier version, may stay, and less of it too.
+///
+/// # Errors
+/// The rule that it breaks.
+pub(crate) fn check_metadata_of(had: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<(), String> {
+    match now.iter().all(|(key, value)| had.get(key) == Some(value)) {
+        true => Ok(()),
+        false => check_metadata(now),
+    }
+}
+
+/// The entries of metadata: at most 128, keys of 1 to 255 characters, values of at most 255.
+///
+/// # Errors
+/// The rule that it breaks.
+pub(crate) fn check_entries(metadata: &BTreeMap<String, String>) -> Result<(), String> {
     if metadata.len() > MAX_ENTRIES {
         return Err(format!("{} entries of metadata: at most {MAX_ENTRIES} are allowed", metadata.len()));
     }
@@ -111,6 +148,16 @@ mod tests {
         assert!(check_metadata(&one(&"k".repeat(256), "v")).is_err());
         assert!(check_metadata(&one("k", &"v".repeat(256))).is_err());
         assert!(check_metadata(&(0..129).map(|n| (n.to_string(), String::new())).collect()).is_err());
+        // Long letters count as the bytes that they have.
+        let many = |n: usize| (0..n).map(|n| (format!("{n:04}"), "\u{1f5ff}".repeat(255))).collect::<BTreeMap<_, _>>();
+        assert_eq!(check_metadata(&many(64)), Ok(()));
+        let fault = check_metadata(&many(65)).unwrap_err();
+        assert!(check_entries(&many(65)).is_ok() && fault.contains("at most 65536 bytes"), "{fault}");
+        // What is there may stay, and become less; not more, nor something else.
+        let (had, changed) = (many(80), one("k", "v").into_iter().chain(many(80)).collect());
+        assert_eq!((check_metadata_of(&had, &had), check_metadata_of(&had, &many(79))), (Ok(()), Ok(())));
+        assert!(check_metadata_of(&had, &many(81)).is_err() && check_metadata_of(&had, &changed).is_err());
+        assert_eq!(check_metadata_of(&had, &one("k", "v")), Ok(()));
         assert!(check_description(&"d".repeat(255)).is_ok() && check_description(&"d".repeat(256)).is_err());
     }
 

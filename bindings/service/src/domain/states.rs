@@ -98,6 +98,47 @@ states! {
     }
 }
 
+states! {
+    /// Of a group.
+    GroupStatus {
+        Creating = "creating",
+        Available = "available",
+        Deleting = "deleting",
+        ErrorDeleting = "error_deleting",
+        Error = "error",
+    }
+}
+
+states! {
+    /// Of a snapshot of a group.
+    GroupSnapshotStatus {
+        Creating = "creating",
+        Available = "available",
+        Deleting = "deleting",
+        ErrorDeleting = "error_deleting",
+        Error = "error",
+    }
+}
+
+states! {
+    /// Of an image.
+    ImageStatus {
+        Queued = "queued",
+        Saving = "saving",
+        Active = "active",
+        Killed = "killed",
+        PendingDelete = "pending_delete",
+    }
+}
+
+states! {
+    /// What the bytes of an image are.
+    DiskFormat {
+        Raw = "raw",
+        Qcow2 = "qcow2",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +151,8 @@ mod tests {
         }
         assert_eq!(VolumeStatus::ALL.len(), 21);
         assert_eq!(SnapshotStatus::named("deleted"), None);
+        assert_eq!(ImageStatus::named("pending_delete"), Some(ImageStatus::PendingDelete));
+        assert_eq!((DiskFormat::named("qcow2"), DiskFormat::named("vmdk")), (Some(DiskFormat::Qcow2), None));
         assert_eq!(BackupStatus::named("available"), Some(BackupStatus::Available));
         assert_eq!(AttachmentStatus::named("attached"), Some(AttachmentStatus::Attached));
     }

@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use super::states::{AttachmentStatus, BackupStatus, SnapshotStatus, VolumeStatus};
+use super::states::{
+    AttachmentStatus, BackupStatus, GroupSnapshotStatus, GroupStatus, ImageStatus, SnapshotStatus, VolumeStatus,
+};
 
 /// A change that the table does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +199,41 @@ table! {
         RollDetach, "stay attached": [Detaching] => [Attached];
         Detach, "be detached": [Reserved | Attaching | Attached | Detaching | ErrorAttaching | ErrorDetaching] => [Detached];
         DetachFailed, "be detached": [Detaching] => [ErrorDetaching];
+    }
+}
+
+table! {
+    /// Changes of groups.
+    GroupMove of GroupStatus {
+        Created, "be created": [Creating] => [Available];
+        CreateFailed, "be created": [Creating] => [Error];
+        Delete, "be deleted": [Available | Error | ErrorDeleting] => [Deleting];
+        DeleteFailed, "be deleted": [Deleting] => [ErrorDeleting];
+    }
+}
+
+table! {
+    /// Changes of snapshots of groups.
+    GroupSnapshotMove of GroupSnapshotStatus {
+        Created, "be created": [Creating] => [Available];
+        CreateFailed, "be created": [Creating] => [Error];
+        Delete, "be deleted": [Available | Error | ErrorDeleting] => [Deleting];
+        DeleteFailed, "be deleted": [Deleting] => [ErrorDeleting];
+    }
+}
+
+table! {
+    /// Changes of images.
+    ImageMove of ImageStatus {
+        /// From a client, or from a volume.
+        Fill, "take its content": [Queued] => [Saving];
+        Filled, "take its content": [Saving] => [Active];
+        /// The upload failed, or was cut off: it can be tried again.
+        UploadFailed, "take its content": [Saving] => [Queued];
+        /// The volume could not be read.
+        CopyFailed, "take its content": [Saving] => [Killed];
+        Delete, "be deleted": [Queued | Active | Killed] => [PendingDelete];
+        DeleteFailed, "be deleted": [PendingDelete] => [Killed];
     }
 }
 

@@ -125,3 +125,28 @@ fn no_state_is_a_trap_and_each_can_be_reached() {
         VolumeMove::Delete.check(*state).unwrap();
     }
 }
+
+#[test]
+fn groups_pair_by_pair() {
+    let expected = [
+        "creating: available error",
+        "available: deleting",
+        "deleting: error_deleting",
+        "error_deleting: deleting",
+        "error: deleting",
+    ];
+    assert_eq!(pairs::<GroupMove>(GroupStatus::ALL), expected);
+    assert_eq!(pairs::<GroupSnapshotMove>(GroupSnapshotStatus::ALL), expected);
+}
+
+#[test]
+fn images_pair_by_pair() {
+    let expected = [
+        "queued: pending_delete saving",
+        "saving: active killed queued",
+        "active: pending_delete",
+        "killed: pending_delete",
+        "pending_delete: killed",
+    ];
+    assert_eq!(pairs::<ImageMove>(ImageStatus::ALL), expected);
+}

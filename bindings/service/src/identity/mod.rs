@@ -1,35 +1,49 @@
-//! Who somebody is, as far as clients of Keystone v3 need it.
+//! Who asks, as Keystone v3 has it, as far as clients of block storage need it: tokens, users, projects, roles, and where the services are.
 //!
-//! In `--dev` mode nobody has to prove anything: any name and password make a token, and a token may also be `USER:PROJECT`, or anything.
-//! Everybody is an administrator. So it is served on loopback addresses only.
+//! Three ways: with people in the catalog ([`own`]), with those of a Keystone elsewhere ([`keystone`]), or without logins, to try things out
+//! ([`dev`]).
+//!
+//! Invariants:
+//! - A token's owner is settled anew for each request: what it stands on may have ended since the last one.
+//! - Refusals of a login are the same, and take about as long, whatever was wrong with it.
+//! - Secrets come in bodies and headers, which no log has, and go out once, in the answer to their making.
 
+mod attempts;
+mod bootstrap;
+mod credentials;
+mod dev;
+mod directory;
 mod documents;
+pub(crate) mod keystone;
+mod login;
+mod own;
 mod routes;
-mod tokens;
+mod totp;
 
-pub(crate) use routes::router;
-pub(crate) use tokens::{Scope, Token};
+#[cfg(test)]
+mod security;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the fuzz target uses a part of what the tests do"))]
+pub(crate) mod world;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+pub(crate) use attempts::network;
+pub(crate) use bootstrap::{bootstrap, is_bootstrapped};
+pub(crate) use keystone::Keystone;
+pub(crate) use own::Own;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::Router;
 
 use crate::{
-    block::Role,
+    catalog::Catalog,
+    domain::Role,
     fault::{Answer, Fault, FaultKind},
 };
 
-/// Longest name of a user or project, in bytes.
-const MAX_NAME: usize = 255;
-/// The project of a token that names none.
-const DEV_PROJECT: &str = "admin";
-/// The user of a token that names none.
-const DEV_USER: &str = "admin";
-/// Most tokens that are kept.
-const MAX_TOKENS: usize = 100_000;
-
-/// Who asks, by a token.
+/// Who asks, by a token, for a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Session {
     pub(crate) user: String,
@@ -37,25 +51,13 @@ pub(crate) struct Session {
     pub(crate) role: Role,
 }
 
-struct Inner {
-    url: String,
-    tokens: Mutex<HashMap<String, Token>>,
-}
+/// The address that a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// The identity service. Clones are the same one.
-#[derive(Clone)]
-pub(crate) struct Identity {
-    inner: Arc<Inner>,
-}
-
-/// A user's or project's name as it may stand in keys and paths.
-fn check_name(name: &str) -> Answer<()> {
-    match name.is_empty() || name.len() > MAX_NAME || name.chars().any(|c| c.is_control() || c == '/') {
-        true => {
-            Err(Fault::bad("a user or project has a name of 1 to 255 bytes, without control characters and slashes"))
-        }
-        false => Ok(()),
-    }
+/// Where a request came from. Without a network, nowhere.
+fn address(peer: Option<Peer>) -> IpAddr {
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0)
 }
 
 fn unauthorized() -> Fault {
@@ -65,103 +67,56 @@ fn unauthorized() -> Fault {
     )
 }
 
+/// The identity service. Clones are the same one.
+#[derive(Clone)]
+pub(crate) enum Identity {
+    /// Nobody has to prove anything.
+    Dev(dev::Dev),
+    /// People in the catalog.
+    Own(Own),
+    /// People of a Keystone elsewhere.
+    Keystone(Keystone),
+}
+
 impl Identity {
     /// Without logins. `url` is how clients reach this server.
     pub(crate) fn dev(url: String) -> Self {
-        Self { inner: Arc::new(Inner { url, tokens: Mutex::default() }) }
+        Self::Dev(dev::Dev::new(url))
     }
 
-    pub(crate) fn url(&self) -> &str {
-        &self.inner.url
+    /// With the people of a catalog.
+    pub(crate) fn own(url: String, catalog: Catalog) -> Answer<Self> {
+        Own::new(url, catalog).map(Self::Own)
     }
 
-    fn tokens(&self) -> MutexGuard<'_, HashMap<String, Token>> {
-        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether projects are those of the catalog: then there are no others.
+    pub(crate) fn lists_projects(&self) -> bool {
+        matches!(self, Self::Own(_))
     }
 
-    /// Who has a token. `project` is the one of the path, if it has one.
+    /// Who has a token. `project` is the one of the path, if it has one; `peer`, where the request came from.
     ///
     /// # Errors
-    /// `Unauthorized`.
-    pub(crate) fn resolve(&self, token: Option<&str>, project: Option<&str>) -> Answer<Session> {
-        let token = token.filter(|token| !token.is_empty()).ok_or_else(unauthorized)?;
-        if let Some(known) = self.token(token)? {
-            let project = known.project.unwrap_or_else(|| DEV_PROJECT.to_owned());
-            return Ok(Session { user: known.user, project, role: known.role });
+    /// `Unauthorized`; `Unavailable` when that cannot be found out; `TooMany` when too much is to be found out for that address.
+    pub(crate) async fn resolve(
+        &self,
+        token: Option<&str>,
+        project: Option<&str>,
+        peer: Option<Peer>,
+    ) -> Answer<Session> {
+        match self {
+            Self::Dev(dev) => dev.resolve(token, project),
+            Self::Own(own) => own.session(token),
+            Self::Keystone(keystone) => keystone.session(token, address(peer)).await,
         }
-        let (user, of_token) = match token.split_once(':') {
-            Some((user, project)) => (user, Some(project)),
-            None => (DEV_USER, None),
-        };
-        let project = of_token.or(project).unwrap_or(DEV_PROJECT);
-        check_name(user)?;
-        check_name(project)?;
-        Ok(Session { user: user.to_owned(), project: project.to_owned(), role: Role::Admin })
-    }
-
-    /// A token that was issued here, if it has not expired.
-    pub(crate) fn token(&self, id: &str) -> Answer<Option<Token>> {
-        let mut tokens = self.tokens();
-        match tokens.get(id) {
-            Some(token) if token.is_over() => {
-                drop(tokens.remove(id));
-                Err(unauthorized())
-            }
-            found => Ok(found.cloned()),
-        }
-    }
-
-    /// Makes a token for whoever asks.
-    pub(crate) fn issue(&self, user: &str, scope: &Scope) -> Answer<(String, Token)> {
-        check_name(user)?;
-        let project = scope.project.clone();
-        project.as_deref().map_or(Ok(()), check_name)?;
-        let token = Token::new(user.to_owned(), project, Role::Admin);
-        let id = tokens::new_token_id();
-        let mut tokens = self.tokens();
-        if tokens.len() >= MAX_TOKENS {
-            tokens.retain(|_, token| !token.is_over());
-        }
-        if tokens.len() >= MAX_TOKENS {
-            return Err(Fault::new(FaultKind::OverLimit, "too many tokens are in use: let some expire"));
-        }
-        drop(tokens.insert(id.clone(), token.clone()));
-        Ok((id, token))
-    }
-
-    /// Ends a token.
-    pub(crate) fn revoke(&self, id: &str) -> bool {
-        self.tokens().remove(id).is_some()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn in_dev_mode_tokens_say_who_somebody_is() {
-        let identity = Identity::dev("http://x".to_owned());
-        let who = |token, project| identity.resolve(token, project).map(|s| (s.user, s.project));
-        let pair = |user: &str, project: &str| Ok((user.to_owned(), project.to_owned()));
-        assert_eq!(who(Some("me:mine"), None), pair("me", "mine"));
-        assert_eq!(who(Some("notused"), Some("p")), pair("admin", "p"));
-        assert_eq!(who(Some("notused"), None), pair("admin", "admin"));
-        assert_eq!(who(None, Some("p")).unwrap_err().kind, FaultKind::Unauthorized);
-        assert_eq!(who(Some(""), Some("p")).unwrap_err().kind, FaultKind::Unauthorized);
-        assert!(who(Some("a\0:b"), None).is_err() && who(Some(":b"), None).is_err());
-        let (id, token) = identity.issue("u", &Scope { project: Some("q".to_owned()) }).unwrap();
-        assert_eq!(who(Some(&id), None), pair("u", "q"));
-        assert_eq!(token.project.as_deref(), Some("q"));
-        assert!(identity.revoke(&id) && !identity.revoke(&id));
-    }
-
-    #[test]
-    fn an_expired_token_is_refused() {
-        let identity = Identity::dev("http://x".to_owned());
-        let (id, mut token) = identity.issue("u", &Scope { project: None }).unwrap();
-        token.expires_s = 1;
-        drop(identity.tokens().insert(id.clone(), token));
-        assert_eq!(identity.resolve(Some(&id), None).unwrap_err().kind, FaultKind::Unauthorized);
+/// `/identity`: nothing, when people are elsewhere.
+pub(crate) fn router(identity: Identity) -> Router {
+    match identity {
+        Identity::Dev(dev) => dev::router(dev),
+        Identity::Own(own) => routes::router(own),
+        Identity::Keystone(_) => Router::new(),
     }
 }

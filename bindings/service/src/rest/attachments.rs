@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use super::{
     Rest,
     context::Context,
-    input::{At, Body, Query, one_action},
-    listing::{Listed, Listing, Sortable},
+    filters::{Filter, text},
+    input::{At, Body, Query},
+    listing::{Collection, Listed, Listing, Sortable},
     time::maybe,
 };
 use crate::{
-    block::NewAttachment,
+    block::{NewAttachment, Role},
     catalog::Attachment,
     fault::{Answer, Fault},
 };
@@ -45,8 +46,17 @@ struct CreateAttachment {
 }
 
 impl Listed for Attachment {
-    fn sortable(&self, key: &str) -> Option<Sortable> {
-        let text = |text: &str| Some(Sortable::Text(text.to_owned()));
+    const FILTERS: &'static [Filter<Self>] = &[
+        text("id", |attachment| Some(&attachment.id)),
+        text("status", |attachment| Some(attachment.status.as_str())),
+        text("attach_status", |attachment| Some(attachment.status.as_str())),
+        text("volume_id", |attachment| Some(&attachment.volume_id)),
+        text("instance_id", |attachment| attachment.instance.as_deref()),
+        text("instance_uuid", |attachment| attachment.instance.as_deref()),
+    ];
+
+    fn sortable(&self, key: &str) -> Option<Sortable<'_>> {
+        let text = Sortable::text;
         match key {
             "id" => text(&self.id),
             "status" => text(self.status.as_str()),
@@ -66,9 +76,9 @@ fn brief(attachment: &Attachment) -> Value {
     })
 }
 
-/// What the consumer needs is one flat object, with the way of connecting in it.
-fn connection_info(attachment: &Attachment) -> Value {
-    let Some(connection) = &attachment.connection else { return json!({}) };
+/// What the consumer needs, which is to open the volume: nothing for those who may only look. One flat object, with the way of connecting in it.
+fn connection_info(attachment: &Attachment, role: Role) -> Value {
+    let Some(connection) = attachment.connection.as_ref().filter(|_| role > Role::Reader) else { return json!({}) };
     let mut info = connection.get("data").cloned().unwrap_or_default();
     if let Some(info) = info.as_object_mut() {
         drop(info.insert("driver_volume_type".to_owned(), connection["driver_volume_type"].clone()));
@@ -78,7 +88,7 @@ fn connection_info(attachment: &Attachment) -> Value {
     info
 }
 
-fn full(attachment: &Attachment) -> Value {
+fn full(attachment: &Attachment, role: Role) -> Value {
     json!({
         "id": attachment.id,
         "status": attachment.status,
@@ -87,7 +97,7 @@ fn full(attachment: &Attachment) -> Value {
         "attached_at": maybe(attachment.attached_us),
         "detached_at": null,
         "attach_mode": attachment.mode,
-        "connection_info": connection_info(attachment),
+        "connection_info": connection_info(attachment, role),
     })
 }
 
@@ -111,36 +121,34 @@ pub(super) async fn create(
         completes: context.version.has(COMPLETE),
     };
     let attachment = rest.block.create_attachment(&context.caller, new).await?;
-    Ok(axum::Json(json!({"attachment": full(&attachment)})))
+    Ok(axum::Json(json!({"attachment": full(&attachment, context.caller.role)})))
 }
 
-pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, brief)
 }
 
-pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
-    listed(&rest, &context, query, full)
+pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
+    listed(&rest, &context, query, |attachment| full(attachment, context.caller.role))
 }
 
-fn listed(rest: &Rest, context: &Context, query: Query, view: fn(&Attachment) -> Value) -> Answer<axum::Json<Value>> {
+fn listed(
+    rest: &Rest,
+    context: &Context,
+    query: Query,
+    view: impl Fn(&Attachment) -> Value,
+) -> Answer<axum::Json<Collection>> {
     context.needs(ATTACHMENTS)?;
     let listing = Listing::of(context, query.0)?;
-    let fits = |attachment: &Attachment| {
-        listing.is("id", &attachment.id)
-            && listing.is("status", attachment.status.as_str())
-            && listing.is("volume_id", &attachment.volume_id)
-            && listing.is_maybe("instance_id", attachment.instance.as_deref())
-            && listing.is_maybe("instance_uuid", attachment.instance.as_deref())
-    };
-    let page = listing.page::<Attachment>(&rest.block, context, fits)?;
+    let page = listing.page::<Attachment>(&rest.block, context)?;
     let items = page.items.iter().map(view).collect();
-    Ok(axum::Json(listing.answer(context, "attachments", &page, items)))
+    listing.answer(context, "attachments", &page, items).map(axum::Json)
 }
 
 pub(super) async fn show(State(rest): State<Rest>, context: Context, At(id): At<String>) -> Answer<axum::Json<Value>> {
     context.needs(ATTACHMENTS)?;
     let attachment: Attachment = rest.block.find(&context.caller, &id)?;
-    Ok(axum::Json(json!({"attachment": full(&attachment)})))
+    Ok(axum::Json(json!({"attachment": full(&attachment, context.caller.role)})))
 }
 
 #[derive(Deserialize)]
@@ -164,7 +172,7 @@ pub(super) async fn update(
     context.needs(ATTACHMENTS)?;
     let (connector, completes) = (body.attachment.connector, context.version.has(COMPLETE));
     let attachment = rest.block.connect_attachment(&context.caller, &id, connector, completes).await?;
-    Ok(axum::Json(json!({"attachment": full(&attachment)})))
+    Ok(axum::Json(json!({"attachment": full(&attachment, context.caller.role)})))
 }
 
 pub(super) async fn delete(
@@ -179,12 +187,12 @@ pub(super) async fn delete(
 
 pub(super) async fn action(
     State(rest): State<Rest>,
-    context: Context,
+    mut context: Context,
     At(id): At<String>,
     Body(body): Body<BTreeMap<String, Value>>,
 ) -> Answer<StatusCode> {
     context.needs(COMPLETE)?;
-    match one_action(body)?.0.as_str() {
+    match context.action(body)?.0.as_str() {
         "os-complete" => rest.block.complete_attachment(&context.caller, &id)?,
         _ => return Err(Fault::bad("There is no such action of attachments")),
     }

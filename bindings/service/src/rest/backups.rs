@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use super::{
     Rest,
     context::Context,
-    input::{At, Body, Flag, Query, arguments, given, one_action},
-    listing::{Listed, Listing, Sortable},
+    filters::{Filter, named, part, text},
+    input::{At, Body, Flag, Query, arguments, given},
+    listing::{Collection, Listed, Listing, Sortable},
     time::{maybe, moment},
     volumes::Metadata,
 };
@@ -52,8 +53,17 @@ struct CreateBackup {
 }
 
 impl Listed for Backup {
-    fn sortable(&self, key: &str) -> Option<Sortable> {
-        let text = |text: &str| Some(Sortable::Text(text.to_owned()));
+    const FILTERS: &'static [Filter<Self>] = &[
+        text("name", |backup| named(&backup.name)),
+        part("name~", |backup| named(&backup.name)),
+        text("id", |backup| Some(&backup.id)),
+        text("status", |backup| Some(backup.status.as_str())),
+        text("volume_id", |backup| Some(&backup.volume_id)),
+        text("snapshot_id", |backup| backup.snapshot_id.as_deref()),
+    ];
+
+    fn sortable(&self, key: &str) -> Option<Sortable<'_>> {
+        let text = Sortable::text;
         match key {
             "id" => text(&self.id),
             "name" => text(self.name.as_deref().unwrap_or_default()),
@@ -102,9 +112,6 @@ fn full(rest: &Rest, context: &Context, backup: &Backup) -> Answer<Value> {
     if context.version.has(56) {
         put("user_id", json!(backup.user));
     }
-    if context.version.has(64) {
-        put("encryption_key_id", Value::Null);
-    }
     Ok(view)
 }
 
@@ -130,30 +137,23 @@ pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body
     Ok((StatusCode::ACCEPTED, axum::Json(json!({"backup": brief(&context, &backup)}))).into_response())
 }
 
-pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, false)
 }
 
-pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, true)
 }
 
-fn listed(rest: &Rest, context: &Context, query: Query, detail: bool) -> Answer<axum::Json<Value>> {
+fn listed(rest: &Rest, context: &Context, query: Query, detail: bool) -> Answer<axum::Json<Collection>> {
     let listing = Listing::of(context, query.0)?;
-    let fits = |backup: &Backup| {
-        listing.is_named(backup.name.as_deref())
-            && listing.is("id", &backup.id)
-            && listing.is("status", backup.status.as_str())
-            && listing.is("volume_id", &backup.volume_id)
-            && listing.is_maybe("snapshot_id", backup.snapshot_id.as_deref())
-    };
-    let page = listing.page::<Backup>(&rest.block, context, fits)?;
+    let page = listing.page::<Backup>(&rest.block, context)?;
     let view = |backup: &Backup| match detail {
         true => full(rest, context, backup),
         false => Ok(brief(context, backup)),
     };
     let items = page.items.iter().map(view).collect::<Answer<_>>()?;
-    Ok(axum::Json(listing.answer(context, "backups", &page, items)))
+    listing.answer(context, "backups", &page, items).map(axum::Json)
 }
 
 pub(super) async fn show(State(rest): State<Rest>, context: Context, At(id): At<String>) -> Answer<axum::Json<Value>> {
@@ -259,11 +259,11 @@ struct Reset {
 
 pub(super) async fn action(
     State(rest): State<Rest>,
-    context: Context,
+    mut context: Context,
     At(id): At<String>,
     Body(body): Body<BTreeMap<String, Value>>,
 ) -> Answer<StatusCode> {
-    let (name, value) = one_action(body)?;
+    let (name, value) = context.action(body)?;
     let _backup: Backup = rest.block.find(&context.caller, &id)?;
     match name.as_str() {
         "os-reset_status" => {

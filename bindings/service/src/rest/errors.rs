@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
+use super::trail::Reason;
 use crate::fault::{Fault, FaultKind};
 
 impl FaultKind {
@@ -17,6 +18,7 @@ impl FaultKind {
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "computeFault"),
             Self::Conflict => (StatusCode::CONFLICT, "conflictingRequest"),
             Self::OverLimit => (StatusCode::PAYLOAD_TOO_LARGE, "overLimit"),
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "overLimit"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "computeFault"),
             Self::Unsupported => (StatusCode::NOT_IMPLEMENTED, "notImplemented"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "serviceUnavailable"),
@@ -45,6 +47,7 @@ impl IntoResponse for Fault {
         }
         let (status, body) = fault_body(&self);
         let mut response = (status, axum::Json(body)).into_response();
+        drop(response.extensions_mut().insert(Reason(self.message.clone())));
         if self.kind == FaultKind::OverLimit {
             drop(response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("0")));
         }

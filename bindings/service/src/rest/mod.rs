@@ -6,9 +6,17 @@
 
 mod attachments;
 mod backups;
+mod comparisons;
 mod context;
+mod default_types;
+mod dictionary;
 mod discovery;
 mod errors;
+mod filters;
+mod group_snapshots;
+mod group_types;
+mod groups;
+mod images;
 mod input;
 mod listing;
 mod messages;
@@ -17,13 +25,16 @@ mod quotas;
 mod service;
 mod snapshots;
 mod time;
+mod trail;
 mod transfers;
 mod types;
 mod volume_actions;
 mod volume_view;
 mod volumes;
 
-pub(crate) use context::{VERSION_HEADER, split_project, version_of};
+pub(crate) use context::{Context, VERSION_HEADER, split_project, version_of};
+pub(crate) use images::is_upload;
+pub(crate) use input::{At, Body};
 pub(crate) use time::moment;
 
 use axum::{
@@ -46,12 +57,16 @@ pub(crate) struct Rest {
     pub(crate) url: String,
 }
 
+/// What paths of this service's own interface begin with.
+pub(crate) const NATIVE: &str = "/cairn/v1";
+
 /// All routes of `/v3`, without the project: [`split_project`] takes that out of the path before.
 pub(crate) fn router(rest: Rest) -> Router {
     let routes = Router::new()
         .merge(volume_routes())
         .merge(snapshot_routes())
         .merge(backup_routes())
+        .merge(group_routes())
         .merge(setting_routes())
         .merge(service_routes());
     Router::new()
@@ -59,6 +74,9 @@ pub(crate) fn router(rest: Rest) -> Router {
         .route("/v3", get(discovery::v3))
         .route("/v3/", get(discovery::v3))
         .nest("/v3", routes)
+        .merge(crate::native::router())
+        .merge(images::router())
+        .layer(axum::middleware::from_fn_with_state(rest.clone(), trail::watch))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .with_state(rest)
@@ -117,6 +135,29 @@ fn backup_routes() -> Router<Rest> {
         .route("/backups/{id}/action", post(backups::action))
 }
 
+fn group_routes() -> Router<Rest> {
+    Router::new()
+        .route("/groups", get(groups::list).post(groups::create))
+        .route("/groups/detail", get(groups::detail))
+        .route("/groups/action", post(groups::create_from))
+        .route("/groups/{id}", get(groups::show).put(groups::update))
+        .route("/groups/{id}/action", post(groups::action))
+        .route("/group_snapshots", get(group_snapshots::list).post(group_snapshots::create))
+        .route("/group_snapshots/detail", get(group_snapshots::detail))
+        .route(
+            "/group_snapshots/{id}",
+            get(group_snapshots::show).put(group_snapshots::update).delete(group_snapshots::delete),
+        )
+        .route("/group_snapshots/{id}/action", post(group_snapshots::action))
+        .route("/group_types", get(group_types::list).post(group_types::create))
+        .route("/group_types/{id}", get(group_types::show).put(group_types::update).delete(group_types::delete))
+        .route("/group_types/{id}/group_specs", get(group_types::specs).post(group_types::set_specs))
+        .route(
+            "/group_types/{id}/group_specs/{key}",
+            get(group_types::spec).put(group_types::set_spec).delete(group_types::delete_spec),
+        )
+}
+
 fn setting_routes() -> Router<Rest> {
     Router::new()
         .route("/types", get(types::list).post(types::create))
@@ -126,6 +167,13 @@ fn setting_routes() -> Router<Rest> {
         .route("/types/{id}/encryption", get(types::encryption))
         .route("/types/{id}/os-volume-type-access", get(types::access))
         .route("/types/{id}/action", post(types::action))
+        .route("/default-types", get(default_types::list))
+        // As the published interface writes it.
+        .route("/default-types/", get(default_types::list))
+        .route(
+            "/default-types/{project}",
+            get(default_types::show).put(default_types::set).delete(default_types::unset),
+        )
         .route("/qos-specs", get(qos::list).post(qos::create))
         .route("/qos-specs/{id}", get(qos::show).put(qos::update).delete(qos::delete))
         .route("/qos-specs/{id}/delete_keys", put(qos::delete_keys))
@@ -142,6 +190,7 @@ fn service_routes() -> Router<Rest> {
     Router::new()
         .route("/limits", get(service::limits))
         .route("/extensions", get(service::extensions))
+        .route("/resource_filters", get(filters::list))
         .route("/os-services", get(service::services))
         .route("/os-availability-zone", get(service::zones))
         .route("/scheduler-stats/get_pools", get(service::pools))
@@ -154,6 +203,7 @@ async fn unknown(uri: axum::http::Uri) -> Fault {
     Fault::new(FaultKind::NotFound, format!("The resource could not be found: {}", uri.path()))
 }
 
-async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Fault {
+/// A path that is served, by other methods.
+pub(crate) async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Fault {
     Fault::new(FaultKind::BadMethod, format!("{method} does not apply to {}", uri.path()))
 }

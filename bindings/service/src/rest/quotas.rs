@@ -42,10 +42,10 @@ fn set(id: &str, lines: impl IntoIterator<Item = (String, Value)>) -> axum::Json
 
 pub(super) async fn defaults(
     State(rest): State<Rest>,
-    _context: Context,
+    context: Context,
     At(project): At<String>,
 ) -> Answer<axum::Json<Value>> {
-    let lines = rest.block.default_quota()?;
+    let lines = rest.block.default_quota(&context.caller)?;
     Ok(set(&project, lines.into_iter().map(|(name, (limit, _))| (name, json!(limit)))))
 }
 
@@ -92,11 +92,11 @@ fn known_class(class: &str) -> Answer<()> {
 
 pub(super) async fn class(
     State(rest): State<Rest>,
-    _context: Context,
+    context: Context,
     At(class): At<String>,
 ) -> Answer<axum::Json<Value>> {
     known_class(&class)?;
-    let lines = rest.block.default_quota()?;
+    let lines = rest.block.default_quota(&context.caller)?;
     let mut view: Map<String, Value> = lines.into_iter().map(|(name, (limit, _))| (name, json!(limit))).collect();
     drop(view.insert("id".to_owned(), json!(class)));
     Ok(axum::Json(json!({"quota_class_set": view})))
@@ -116,7 +116,7 @@ pub(super) async fn update_class(
 ) -> Answer<axum::Json<Value>> {
     known_class(&class)?;
     rest.block.set_quota(&context.caller, None, &limits(body.quota_class_set)?)?;
-    let lines = rest.block.default_quota()?;
+    let lines = rest.block.default_quota(&context.caller)?;
     let view: Map<String, Value> = lines.into_iter().map(|(name, (limit, _))| (name, json!(limit))).collect();
     Ok(axum::Json(json!({"quota_class_set": view})))
 }

@@ -9,7 +9,7 @@ use super::{
     input::{Flag, Query},
     time::moment,
 };
-use crate::{catalog::now_us, domain::GIB, fault::Answer};
+use crate::{block::BACKEND, catalog::now_us, domain::GIB, fault::Answer};
 
 /// `GET /limits`.
 pub(super) async fn limits(
@@ -52,7 +52,7 @@ pub(super) async fn services(
     let settings = rest.block.settings();
     let parts = [
         ("cinder-scheduler", settings.host.clone()),
-        ("cinder-volume", format!("{}@cairn", settings.host)),
+        ("cinder-volume", format!("{}@{BACKEND}", settings.host)),
         ("cinder-backup", settings.host.clone()),
     ];
     let wanted = |binary: &str, host: &str| {
@@ -92,7 +92,7 @@ pub(super) async fn pools(
         let stats = rest.block.pool().stats().await?;
         let gib = |bytes: u64| bytes as f64 / GIB as f64;
         let capabilities = json!({
-            "volume_backend_name": "cairn",
+            "volume_backend_name": BACKEND,
             "vendor_name": "Cairn",
             "driver_version": env!("CARGO_PKG_VERSION"),
             "storage_protocol": "nbd",
@@ -105,7 +105,7 @@ pub(super) async fn pools(
             "reserved_percentage": 0,
             "QoS_support": true,
             "multiattach": true,
-            "pool_name": "cairn",
+            "pool_name": BACKEND,
             "timestamp": moment(now_us()),
         });
         drop(fields.insert("capabilities".to_owned(), capabilities));

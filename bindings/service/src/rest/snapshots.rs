@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use super::{
     Rest,
     context::Context,
-    input::{At, Body, Flag, Query, arguments, one_action},
-    listing::{Listed, Listing, Sortable},
+    filters::{Filter, consumes_quota, named, pairs, part, text, zone},
+    input::{At, Body, Flag, Query, arguments},
+    listing::{Collection, Listed, Listing, Sortable},
     time::{maybe, moment},
     volumes::{EntryBody, Metadata, MetadataBody, Update, all_entries, entry},
 };
@@ -48,8 +49,20 @@ struct CreateSnapshot {
 }
 
 impl Listed for Snapshot {
-    fn sortable(&self, key: &str) -> Option<Sortable> {
-        let text = |text: &str| Some(Sortable::Text(text.to_owned()));
+    const FILTERS: &'static [Filter<Self>] = &[
+        text("name", |snapshot| named(&snapshot.name)),
+        part("name~", |snapshot| named(&snapshot.name)),
+        text("id", |snapshot| Some(&snapshot.id)),
+        text("status", |snapshot| Some(snapshot.status.as_str())),
+        text("volume_id", |snapshot| Some(&snapshot.volume_id)),
+        pairs("metadata", |snapshot| &snapshot.metadata),
+        zone(),
+        text("user_id", |snapshot| Some(&snapshot.user)),
+        consumes_quota(),
+    ];
+
+    fn sortable(&self, key: &str) -> Option<Sortable<'_>> {
+        let text = Sortable::text;
         match key {
             "id" => text(&self.id),
             "name" | "display_name" => text(self.name.as_deref().unwrap_or_default()),
@@ -78,7 +91,7 @@ fn view(context: &Context, snapshot: &Snapshot, detail: bool) -> Value {
     let Some(fields) = view.as_object_mut() else { return view };
     let mut put = |key: &str, value: Value| drop(fields.insert(key.to_owned(), value));
     if context.version.has(14) {
-        put("group_snapshot_id", Value::Null);
+        put("group_snapshot_id", json!(snapshot.group_snapshot_id));
     }
     if context.version.has(41) {
         put("user_id", json!(snapshot.user));
@@ -111,28 +124,19 @@ pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body
     Ok((StatusCode::ACCEPTED, axum::Json(json!({"snapshot": view(&context, &snapshot, false)}))).into_response())
 }
 
-pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, false)
 }
 
-pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, true)
 }
 
-fn listed(rest: &Rest, context: &Context, query: Query, detail: bool) -> Answer<axum::Json<Value>> {
+fn listed(rest: &Rest, context: &Context, query: Query, detail: bool) -> Answer<axum::Json<Collection>> {
     let listing = Listing::of(context, query.0)?;
-    let _readable = listing.has_metadata(&Metadata::new())?;
-    let fits = |snapshot: &Snapshot| {
-        listing.is_named(snapshot.name.as_deref())
-            && listing.is("id", &snapshot.id)
-            && listing.is("status", snapshot.status.as_str())
-            && listing.is("volume_id", &snapshot.volume_id)
-            && listing.is("user_id", &snapshot.user)
-            && listing.has_metadata(&snapshot.metadata).unwrap_or(false)
-    };
-    let page = listing.page::<Snapshot>(&rest.block, context, fits)?;
+    let page = listing.page::<Snapshot>(&rest.block, context)?;
     let items = page.items.iter().map(|snapshot| view(context, snapshot, detail)).collect();
-    Ok(axum::Json(listing.answer(context, "snapshots", &page, items)))
+    listing.answer(context, "snapshots", &page, items).map(axum::Json)
 }
 
 pub(super) async fn show(State(rest): State<Rest>, context: Context, At(id): At<String>) -> Answer<axum::Json<Value>> {
@@ -162,11 +166,11 @@ struct Reset {
 
 pub(super) async fn action(
     State(rest): State<Rest>,
-    context: Context,
+    mut context: Context,
     At(id): At<String>,
     Body(body): Body<BTreeMap<String, Value>>,
 ) -> Answer<StatusCode> {
-    let (name, value) = one_action(body)?;
+    let (name, value) = context.action(body)?;
     let _snapshot: Snapshot = rest.block.find(&context.caller, &id)?;
     match name.as_str() {
         "os-reset_status" | "os-update_snapshot_status" => {

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::{
     Rest,
     context::Context,
+    filters::{Filter, named, part, text},
     input::{At, Body, Flag, Query},
-    listing::{Listed, Listing, Sortable},
+    listing::{Collection, Listed, Listing, Sortable},
     time::moment,
 };
 use crate::{
@@ -24,11 +25,17 @@ use crate::{
 const SNAPSHOTS: u32 = 55;
 
 impl Listed for Transfer {
-    fn sortable(&self, key: &str) -> Option<Sortable> {
+    const FILTERS: &'static [Filter<Self>] = &[
+        text("name", |transfer| named(&transfer.name)),
+        part("name~", |transfer| named(&transfer.name)),
+        text("volume_id", |transfer| Some(&transfer.volume_id)),
+    ];
+
+    fn sortable(&self, key: &str) -> Option<Sortable<'_>> {
         match key {
-            "id" => Some(Sortable::Text(self.id.clone())),
-            "name" => Some(Sortable::Text(self.name.clone().unwrap_or_default())),
-            "volume_id" => Some(Sortable::Text(self.volume_id.clone())),
+            "id" => Sortable::text(&self.id),
+            "name" => Sortable::text(self.name.as_deref().unwrap_or_default()),
+            "volume_id" => Sortable::text(&self.volume_id),
             "created_at" => Some(Sortable::Number(self.created_us)),
             _ => None,
         }
@@ -83,6 +90,8 @@ pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body
     }
     let stay = body.no_snapshots.is_some_and(|flag| flag.0);
     let (transfer, key) = rest.block.create_transfer(&context.caller, &body.volume_id, body.name, stay)?;
+    // Before anybody has the key. No consumer is told a new way while the volume is on offer.
+    rest.block.withdraw(&transfer.volume_id).await?;
     let mut view = full(&context, &transfer);
     if let Some(fields) = view.as_object_mut() {
         drop(fields.insert("auth_key".to_owned(), json!(key)));
@@ -90,11 +99,11 @@ pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body
     Ok((StatusCode::ACCEPTED, axum::Json(json!({"transfer": view}))).into_response())
 }
 
-pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, brief)
 }
 
-pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, full)
 }
 
@@ -103,14 +112,11 @@ fn listed(
     context: &Context,
     query: Query,
     view: fn(&Context, &Transfer) -> Value,
-) -> Answer<axum::Json<Value>> {
+) -> Answer<axum::Json<Collection>> {
     let listing = Listing::of(context, query.0)?;
-    let fits = |transfer: &Transfer| {
-        listing.is_named(transfer.name.as_deref()) && listing.is("volume_id", &transfer.volume_id)
-    };
-    let page = listing.page::<Transfer>(&rest.block, context, fits)?;
+    let page = listing.page::<Transfer>(&rest.block, context)?;
     let items = page.items.iter().map(|transfer| view(context, transfer)).collect();
-    Ok(axum::Json(listing.answer(context, "transfers", &page, items)))
+    listing.answer(context, "transfers", &page, items).map(axum::Json)
 }
 
 pub(super) async fn show(State(rest): State<Rest>, context: Context, At(id): At<String>) -> Answer<axum::Json<Value>> {
@@ -141,10 +147,12 @@ pub(super) async fn accept(
     At(id): At<String>,
     Body(body): Body<Accept>,
 ) -> Answer<Response> {
-    let (block, caller) = (rest.block.clone(), context.caller.clone());
-    // Hashing takes a processor for a while.
-    let accepted = tokio::task::spawn_blocking(move || block.accept_transfer(&caller, &id, &body.accept.auth_key));
-    let transfer = accepted.await.map_err(|_| Fault::internal("the transfer was cut off"))??;
+    let offered = rest.block.offered(&id, &body.accept.auth_key)?;
+    // What was read and written up to here is that of the project that it leaves.
+    rest.block.count_io_of(&offered.volume_id).await?;
+    let transfer = rest.block.accept_transfer(&context.caller, &id, &body.accept.auth_key)?;
+    // It is another project's now, whose limits count. That is so also when the volume is deleted at once.
+    rest.block.apply_limits_to(std::slice::from_ref(&transfer.volume_id)).await?;
     let view = brief(&context, &transfer);
     Ok((StatusCode::ACCEPTED, axum::Json(json!({"transfer": view}))).into_response())
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{
     Rest,
     context::Context,
-    input::{At, Body, Flag, Query, arguments, given, one_action},
+    input::{At, Body, Flag, Query, arguments, given},
 };
 use crate::{
     block::NewType,
@@ -17,6 +17,9 @@ use crate::{
     domain::{check_description, check_metadata},
     fault::{Answer, Fault},
 };
+
+/// The filter of the list. It means something to administrators.
+pub(super) const IS_PUBLIC: &str = "is_public";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,11 +79,11 @@ pub(super) async fn create(
 }
 
 pub(super) async fn list(State(rest): State<Rest>, context: Context, Query(query): Query) -> Answer<axum::Json<Value>> {
-    let wanted = query.get("is_public").and_then(|text| Flag::parse(text));
+    let wanted = query.get(IS_PUBLIC).and_then(|text| Flag::parse(text));
     let admin = context.caller.is_admin();
     let types = rest.block.types(&context.caller)?;
     // Administrators see public types unless they ask for others, or (`None`) for all.
-    let all = query.get("is_public").is_some_and(|text| text.eq_ignore_ascii_case("none"));
+    let all = query.get(IS_PUBLIC).is_some_and(|text| text.eq_ignore_ascii_case("none"));
     let shown = types.iter().filter(|kind| match wanted {
         Some(flag) if admin => kind.public == flag.0,
         None if admin && !all => kind.public,
@@ -230,11 +233,11 @@ struct Access {
 
 pub(super) async fn action(
     State(rest): State<Rest>,
-    context: Context,
+    mut context: Context,
     At(id): At<String>,
     Body(body): Body<BTreeMap<String, Value>>,
 ) -> Answer<StatusCode> {
-    let (name, value) = one_action(body)?;
+    let (name, value) = context.action(body)?;
     let project = arguments::<Access>(&name, value)?.project;
     drop(rest.block.change_type(&context.caller, &id, |kind| {
         if kind.public {

@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use super::{
     Rest,
     context::Context,
-    input::{At, Body, Flag, Number, arguments, one_action},
+    images::{format, is_bare},
+    input::{At, Body, Flag, Number, arguments},
 };
 use crate::{
-    block::Attach,
-    catalog::Volume,
+    block::{Attach, NewImageOfVolume},
+    catalog::{Volume, VolumeType},
     fault::{Answer, Fault, FaultKind},
 };
 
@@ -99,6 +100,22 @@ struct ImageMetadata {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct UploadImage {
+    image_name: String,
+    #[serde(default)]
+    force: Option<Flag>,
+    #[serde(default)]
+    disk_format: Option<String>,
+    #[serde(default)]
+    container_format: Option<String>,
+    #[serde(default)]
+    visibility: Option<String>,
+    #[serde(default)]
+    protected: Option<Flag>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ImageKey {
     key: String,
 }
@@ -109,11 +126,11 @@ const REVERT: u32 = 40;
 
 pub(super) async fn action(
     State(rest): State<Rest>,
-    context: Context,
+    mut context: Context,
     At(id): At<String>,
     Body(body): Body<BTreeMap<String, Value>>,
 ) -> Answer<Response> {
-    let (name, value) = one_action(body)?;
+    let (name, value) = context.action(body)?;
     // What is not there for the caller has no actions either.
     let _volume: Volume = rest.block.find(&context.caller, &id)?;
     if let Some(answer) = attaching(&rest, &context, &id, &name, value.clone()).await? {
@@ -122,7 +139,50 @@ pub(super) async fn action(
     if let Some(answer) = image_metadata(&rest, &context, &id, &name, value.clone())? {
         return Ok(answer);
     }
+    if name == "os-volume_upload_image" {
+        return upload_image(&rest, &context, &id, arguments(&name, value)?).await;
+    }
     changing(&rest, &context, &id, &name, value).await
+}
+
+/// An image of the volume.
+async fn upload_image(rest: &Rest, context: &Context, id: &str, wanted: UploadImage) -> Answer<Response> {
+    let has_visibility = context.version.has(1);
+    if !has_visibility && (wanted.visibility.is_some() || wanted.protected.is_some()) {
+        return Err(Fault::bad("visibility and protected take API version 3.1 or later"));
+    }
+    let _bare = is_bare(wanted.container_format.as_deref().unwrap_or("bare"))?;
+    let public = match wanted.visibility.as_deref() {
+        None | Some("private") => false,
+        Some("public") => true,
+        Some(_) => return Err(Fault::bad("visibility is private or public: images are not shared with some")),
+    };
+    let new = NewImageOfVolume {
+        name: wanted.image_name,
+        format: format(wanted.disk_format.as_deref().unwrap_or("raw"))?,
+        public,
+        protected: wanted.protected.unwrap_or_default().0,
+        force: wanted.force.unwrap_or_default().0,
+    };
+    let (volume, image) = rest.block.volume_to_image(&context.caller, id, new).await?;
+    let kind = rest.block.catalog().read().get::<VolumeType>(&volume.type_id)?;
+    let mut view = json!({
+        "id": volume.id,
+        "updated_at": super::time::maybe(volume.updated_us),
+        "status": volume.status,
+        "display_description": volume.description,
+        "size": volume.size,
+        "volume_type": kind.map(|kind| json!({"id": kind.id, "name": kind.name})),
+        "image_id": image.id,
+        "container_format": "bare",
+        "disk_format": image.format,
+        "image_name": image.name,
+    });
+    if let Some(fields) = view.as_object_mut().filter(|_| has_visibility) {
+        drop(fields.insert("visibility".to_owned(), json!(if image.public { "public" } else { "private" })));
+        drop(fields.insert("protected".to_owned(), json!(image.protected)));
+    }
+    Ok((StatusCode::ACCEPTED, axum::Json(json!({"os-volume_upload_image": view}))).into_response())
 }
 
 fn accepted() -> Response {
@@ -145,7 +205,7 @@ async fn changing(rest: &Rest, context: &Context, id: &str, name: &str, value: V
         }
         "revert" => {
             context.needs(REVERT)?;
-            block.revert_volume(caller, id, &arguments::<Revert>(name, value)?.snapshot_id)?;
+            block.revert_volume(caller, id, &arguments::<Revert>(name, value)?.snapshot_id, false)?;
         }
         "os-reset_status" => {
             let reset: Reset = arguments(name, value)?;
@@ -154,7 +214,7 @@ async fn changing(rest: &Rest, context: &Context, id: &str, name: &str, value: V
             }
             let (status, attached) = (reset.status.as_deref(), reset.attach_status.as_deref());
             if status.is_some() || attached.is_some() || reset.migration_status.is_none() {
-                block.reset_volume(caller, id, status, attached)?;
+                block.reset_volume(caller, id, status, attached).await?;
             }
         }
         "os-force_delete" => {
@@ -166,13 +226,9 @@ async fn changing(rest: &Rest, context: &Context, id: &str, name: &str, value: V
             return Ok(StatusCode::OK.into_response());
         }
         "os-update_readonly_flag" => {
-            block.set_read_only(caller, id, arguments::<ReadOnly>(name, value)?.readonly.0)?;
+            block.set_read_only(caller, id, arguments::<ReadOnly>(name, value)?.readonly.0).await?;
         }
-        "os-migrate_volume"
-        | "os-migrate_volume_completion"
-        | "os-unmanage"
-        | "os-volume_upload_image"
-        | "os-reimage" => {
+        "os-migrate_volume" | "os-migrate_volume_completion" | "os-unmanage" | "os-reimage" => {
             return Err(Fault::new(FaultKind::Unsupported, format!("{name} is not served here")));
         }
         _ => {
@@ -186,8 +242,8 @@ async fn changing(rest: &Rest, context: &Context, id: &str, name: &str, value: V
 async fn attaching(rest: &Rest, context: &Context, id: &str, name: &str, value: Value) -> Answer<Option<Response>> {
     let (block, caller) = (&rest.block, &context.caller);
     match name {
-        "os-reserve" => block.reserve_volume(caller, id)?,
-        "os-unreserve" => block.unreserve_volume(caller, id)?,
+        "os-reserve" => block.reserve_volume(caller, id).await?,
+        "os-unreserve" => block.unreserve_volume(caller, id).await?,
         "os-begin_detaching" => block.begin_detaching(caller, id)?,
         "os-roll_detaching" => block.roll_detaching(caller, id)?,
         "os-attach" => {

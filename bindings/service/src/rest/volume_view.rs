@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     context::Context,
+    filters::{Filter, at, consumes_quota, flag, named, number, pairs, part, text, zone},
     listing::{Listed, Sortable},
     time::{maybe, moment},
 };
@@ -26,8 +27,30 @@ pub(super) enum Shape {
 }
 
 impl Listed for Volume {
-    fn sortable(&self, key: &str) -> Option<Sortable> {
-        let text = |text: &str| Some(Sortable::Text(text.to_owned()));
+    const FILTERS: &'static [Filter<Self>] = &[
+        text("name", |volume| named(&volume.name)),
+        part("name~", |volume| named(&volume.name)),
+        text("id", |volume| Some(&volume.id)),
+        text("status", |volume| Some(volume.status.as_str())),
+        number("size", |volume| volume.size),
+        pairs("metadata", |volume| &volume.metadata),
+        pairs("glance_metadata", |volume| &volume.image),
+        text("migration_status", |_| None),
+        zone(),
+        flag("bootable", |volume| volume.bootable),
+        flag("multiattach", |volume| volume.multiattach),
+        text("group_id", |volume| volume.group_id.as_deref()),
+        text("snapshot_id", |volume| volume.snapshot_id.as_deref()),
+        text("volume_type_id", |volume| Some(&volume.type_id)),
+        text("user_id", |volume| Some(&volume.user)),
+        text("description", |volume| volume.description.as_deref()),
+        at("created_at", |volume| Some(volume.created_us)),
+        at("updated_at", |volume| volume.updated_us),
+        consumes_quota(),
+    ];
+
+    fn sortable(&self, key: &str) -> Option<Sortable<'_>> {
+        let text = Sortable::text;
         match key {
             "id" => text(&self.id),
             "name" | "display_name" => text(self.name.as_deref().unwrap_or_default()),
@@ -103,7 +126,7 @@ pub(super) fn view(block: &Block, tx: &Tx<'_>, context: &Context, volume: &Volum
         put("migration_status", Value::Null);
     }
     if version.has(13) {
-        put("group_id", Value::Null);
+        put("group_id", json!(volume.group_id));
     }
     if version.has(21) && admin {
         put("provider_id", Value::Null);

@@ -13,13 +13,13 @@ use super::{
     Rest,
     context::Context,
     input::{At, Body, Flag, Number, Query, given},
-    listing::Listing,
+    listing::{Collection, Listing},
     volume_view::{Shape, view},
 };
 use crate::{
     block::{Edit, NewVolume},
     catalog::{Paging, Volume},
-    fault::{Answer, Fault, FaultKind},
+    fault::{Answer, Fault},
 };
 
 pub(super) type Metadata = BTreeMap<String, String>;
@@ -64,14 +64,9 @@ fn not_empty(text: Option<String>) -> Option<String> {
 
 pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body): Body<Create>) -> Answer<Response> {
     let body = body.volume;
-    if not_empty(body.image).is_some() {
-        return Err(Fault::new(
-            FaultKind::Unsupported,
-            "volumes from images are not served yet: upload the image's content",
-        ));
-    }
-    if not_empty(body.group_id).is_some() {
-        return Err(Fault::new(FaultKind::Unsupported, "groups of volumes are not served yet: leave group_id out"));
+    let group = not_empty(body.group_id);
+    if group.is_some() && !context.version.has(13) {
+        return Err(Fault::bad("Invalid input: group_id takes API version 3.13 or later."));
     }
     if body.backup_id.is_some() && !context.version.has(47) {
         return Err(Fault::bad("Invalid input: backup_id takes API version 3.47 or later."));
@@ -88,6 +83,9 @@ pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body
         snapshot: not_empty(body.snapshot_id),
         source: not_empty(body.source_volid),
         backup: not_empty(body.backup_id),
+        image: not_empty(body.image),
+        at_once: false,
+        group,
         multiattach: body.multiattach.is_some_and(|flag| flag.0),
         zone: not_empty(body.availability_zone),
     };
@@ -96,39 +94,20 @@ pub(super) async fn create(State(rest): State<Rest>, context: Context, Body(body
     Ok((StatusCode::ACCEPTED, axum::Json(json!({"volume": view}))).into_response())
 }
 
-pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn list(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, Shape::Brief)
 }
 
-pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {
+pub(super) async fn detail(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Collection>> {
     listed(&rest, &context, query, Shape::Full)
 }
 
-fn fits(listing: &Listing, volume: &Volume) -> bool {
-    let flag = |key: &str, value: bool| {
-        listing.filter(key).is_none_or(|text| Flag::parse(text).is_some_and(|wanted| wanted.0 == value))
-    };
-    listing.is_named(volume.name.as_deref())
-        && listing.is("id", &volume.id)
-        && listing.is("status", volume.status.as_str())
-        && listing.is("user_id", &volume.user)
-        && listing.is("volume_type_id", &volume.type_id)
-        && listing.is_maybe("snapshot_id", volume.snapshot_id.as_deref())
-        && listing.is_maybe("description", volume.description.as_deref())
-        && listing.filter("size").is_none_or(|text| text.parse() == Ok(volume.size))
-        && flag("bootable", volume.bootable)
-        && flag("multiattach", volume.multiattach)
-}
-
-fn listed(rest: &Rest, context: &Context, query: Query, shape: Shape) -> Answer<axum::Json<Value>> {
+fn listed(rest: &Rest, context: &Context, query: Query, shape: Shape) -> Answer<axum::Json<Collection>> {
     let listing = Listing::of(context, query.0)?;
-    let metadata_is_read = listing.has_metadata(&Metadata::new()).map(drop);
-    metadata_is_read?;
-    let has = |volume: &Volume| fits(&listing, volume) && listing.has_metadata(&volume.metadata).unwrap_or(false);
-    let page = listing.page::<Volume>(&rest.block, context, has)?;
+    let page = listing.page::<Volume>(&rest.block, context)?;
     let tx = rest.block.catalog().read();
     let items = page.items.iter().map(|volume| view(&rest.block, &tx, context, volume, shape));
-    Ok(axum::Json(listing.answer(context, "volumes", &page, items.collect::<Answer<_>>()?)))
+    listing.answer(context, "volumes", &page, items.collect::<Answer<_>>()?).map(axum::Json)
 }
 
 pub(super) async fn summary(State(rest): State<Rest>, context: Context, query: Query) -> Answer<axum::Json<Value>> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Where `scripts/setup` has put them.
-fn clients() -> PathBuf {
+pub(crate) fn clients() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
     let clients = cache.join("cairn/openstack-10.5.0");
@@ -15,7 +15,7 @@ fn clients() -> PathBuf {
     clients
 }
 
-fn with_login(command: &mut Command, daemon: &Daemon) {
+pub(crate) fn with_login(command: &mut Command, daemon: &Daemon) {
     let url = daemon.url();
     command
         .env_clear()
@@ -33,15 +33,21 @@ fn with_login(command: &mut Command, daemon: &Daemon) {
         .env("CINDER_ENDPOINT", format!("{url}/v3"));
 }
 
-fn succeed(output: &Output, what: &str) -> String {
+pub(crate) fn succeed(output: &Output, what: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{what}: {out}\n{err}");
     out
 }
 
-fn script(name: &str) {
-    let place = Place::new();
+pub(crate) fn script(name: &str) {
+    script_with(name, 1000);
+}
+
+/// With a pool of which so many times its capacity may be promised.
+fn script_with(name: &str, over_subscription: u64) {
+    let mut place = Place::new();
+    place.over_subscription = over_subscription;
     let daemon = place.start();
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/daemon/clients").join(name);
     let mut command = Command::new(clients().join("bin/python"));
@@ -57,8 +63,104 @@ fn the_sdk() {
 }
 
 #[test]
+fn attachments() {
+    script("attachments.py");
+}
+
+#[test]
+fn restores() {
+    script("restores.py");
+}
+
+#[test]
+fn room() {
+    // More than the largest volume, of a pool of 256 MiB.
+    script_with("room.py", 300_000);
+}
+
+#[test]
 fn the_client_of_cinder() {
     script("cinder.py");
+}
+
+#[test]
+fn images() {
+    script("images.py");
+}
+
+#[test]
+fn images_by_the_command_line() {
+    let place = Place::new();
+    let daemon = place.start();
+    let openstack = |arguments: &[&str]| {
+        let mut command = Command::new(clients().join("bin/openstack"));
+        with_login(&mut command, &daemon);
+        let _ = command.args(arguments);
+        command.output().unwrap()
+    };
+    let plain = |arguments: &[&str]| succeed(&openstack(arguments), &arguments.join(" "));
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["-f", "json"]).collect();
+        serde_json::from_str(&succeed(&openstack(&arguments), &arguments.join(" "))).unwrap()
+    };
+    let (file, out) = (place.path().join("disk"), place.path().join("out"));
+    let disk: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 999).to_le_bytes()).collect();
+    std::fs::write(&file, &disk).unwrap();
+    let (file, out) = (file.to_str().unwrap(), out.to_str().unwrap());
+    let made = json(&["image", "create", "--disk-format", "raw", "--file", file, "--property", "a=b", "debian"]);
+    assert_eq!((made["name"].as_str(), made["visibility"].as_str()), (Some("debian"), Some("private")), "{made}");
+    let shown = json(&["image", "show", "debian"]);
+    assert_eq!(
+        (shown["status"].as_str(), shown["size"].as_u64()),
+        (Some("active"), Some(disk.len() as u64)),
+        "{shown}"
+    );
+    assert_eq!(json(&["image", "list"])[0]["Name"], "debian");
+    drop(plain(&["image", "save", "--file", out, "debian"]));
+    assert!(std::fs::read(out).unwrap() == disk);
+    drop(plain(&["image", "set", "--name", "debian-13", "--property", "os_distro=debian", "--tag", "t", "debian"]));
+    let volume = json(&["volume", "create", "--image", "debian-13", "--size", "1", "root"]);
+    let id = volume["id"].as_str().unwrap();
+    let rests = |status: &str| {
+        while json(&["volume", "show", id])["status"] != status {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    };
+    rests("available");
+    let volume = json(&["volume", "show", id]);
+    assert_eq!(volume["volume_image_metadata"]["os_distro"], "debian", "{volume}");
+    assert_eq!(volume["bootable"].to_string().replace('"', ""), "true", "{volume}");
+    let told = json(&["image", "create", "--volume", id, "--disk-format", "qcow2", "back"]);
+    assert_eq!(told["image_name"], "back", "{told}");
+    while json(&["image", "show", "back"])["status"] != "active" {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    rests("available");
+    drop(plain(&["image", "save", "--file", out, "back"]));
+    let whole = format!("{out}.raw");
+    let convert = ["convert", "-f", "qcow2", "-O", "raw", out, &whole];
+    assert!(Command::new("qemu-img").args(convert).status().unwrap().success());
+    assert!(std::fs::read(whole).unwrap()[..disk.len()] == disk);
+    drop(plain(&["image", "delete", "back", "debian-13"]));
+    assert_eq!(json(&["image", "list"]), serde_json::json!([]));
+    let refused = openstack(&["image", "show", "back"]);
+    assert!(!refused.status.success());
+    assert!(daemon.stop());
+}
+
+#[test]
+fn groups() {
+    script("groups.py");
+}
+
+#[test]
+fn each_command() {
+    script("command_line.py");
+}
+
+#[test]
+fn the_readme() {
+    script("readme.py");
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Daemon {
 /// Where daemons run one after another.
 pub(crate) struct Place {
     directory: tempfile::TempDir,
+    /// How many times the pool's capacity may be promised.
+    pub(crate) over_subscription: u64,
 }
 
 pub(crate) struct Answer {
@@ -41,6 +43,20 @@ impl Answer {
     }
 }
 
+/// What came in pieces, each after its length.
+fn unchunked(mut text: &str) -> String {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = text.split_once("\r\n").expect("a length");
+        let length = usize::from_str_radix(length, 16).expect("a length in hexadecimal digits");
+        if length == 0 {
+            return whole;
+        }
+        whole += &rest[..length];
+        text = rest[length..].strip_prefix("\r\n").expect("the end of a piece");
+    }
+}
+
 impl Place {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -52,7 +68,7 @@ impl Place {
             location.cache = Some(directory.path().join("cache"));
             drop(Repository::init(&location, &InitOptions::default()).await.unwrap());
         });
-        Self { directory }
+        Self { directory, over_subscription: 1000 }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -60,20 +76,49 @@ impl Place {
     }
 
     pub(crate) fn start(&self) -> Daemon {
-        let path = self.path();
+        self.start_with(&["--dev"], "warn", Stdio::inherit())
+    }
+
+    /// Makes the first administrator.
+    pub(crate) fn bootstrap(&self, password: &str) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cairnd"))
+            .args(["bootstrap", "--password-stdin", "--pool"])
+            .arg(self.path().join("pool"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((said["user"].as_str(), said["password"].as_str()), (Some("admin"), None), "{said}");
+    }
+
+    /// What starts a daemon, with these arguments, and a log.
+    pub(crate) fn command(&self, more: &[&str], level: &str, log: Stdio) -> Command {
+        let path = self.path();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cairnd"));
+        command
             .arg("--pool")
             .arg(path.join("pool"))
-            .args(["--dev", "--listen", "127.0.0.1:0", "--over-subscription", "1000", "--host", "here"])
+            .args(more)
+            .args(["--listen", "127.0.0.1:0", "--host", "here"])
+            .args(["--over-subscription", &self.over_subscription.to_string()])
             .args(["--nbd", &format!("unix:{}", path.join("nbd.sock").display()), "--nbd", "tcp:127.0.0.1:0"])
             .arg("--vhost-user")
             .arg(path.join("vhost"))
             .args(["--backup-url", &format!("file://{}", path.join("repository").display())])
             .env("XDG_CACHE_HOME", path.join("cache"))
-            .env("CAIRN_LOG", "warn")
+            .env("CAIRN_LOG", level)
             .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        command
+    }
+
+    /// With other arguments, and a log.
+    pub(crate) fn start_with(&self, more: &[&str], level: &str, log: Stdio) -> Daemon {
+        let mut child = self.command(more, level, log).spawn().unwrap();
         let mut line = String::new();
         let _length = BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready = serde_json::from_str(&line).expect("the daemon says that it is ready");
@@ -110,8 +155,13 @@ impl Daemon {
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
-        Some(Answer { status, head: head.to_owned(), body })
+        let mut answer = Answer { status, head: head.to_owned(), body: Value::Null };
+        let body = match answer.header("transfer-encoding") {
+            Some("chunked") => unchunked(body),
+            _ => body.to_owned(),
+        };
+        answer.body = serde_json::from_str(&body).unwrap_or(Value::String(body));
+        Some(answer)
     }
 
     /// Asks until `done` says so.

@@ -1,7 +1,7 @@
 //! HTTP: editions, refusals, bounds, roles, pages.
 
 use super::harness::Place;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn editions_are_negotiated_and_told() {
@@ -45,7 +45,13 @@ fn refusals_and_bounds() {
     let missing = daemon.request("GET", "/v3/p/volumes/nothing", None);
     assert_eq!((missing.status, missing.body["itemNotFound"]["code"].as_u64()), (404, Some(404)));
     assert_eq!(daemon.request("GET", "/v3/p/bananas", None).status, 404);
-    assert_eq!(daemon.request("PATCH", "/v3/p/volumes", None).status, 405);
+    for path in
+        ["/v3/p/volumes", "/identity", "/identity/v3/auth/tokens", "/healthz", "/metrics", "/cairn/v1/events", "/"]
+    {
+        let refused = daemon.request("PATCH", path, None);
+        let said = refused.body.as_object().and_then(|fields| fields.values().next()).cloned().unwrap_or_default();
+        assert_eq!((refused.status, said["code"].as_u64()), (405, Some(405)), "{path}: {}", refused.body);
+    }
     let create = |body| daemon.request("POST", "/v3/p/volumes", Some(&body));
     for body in [
         json!({}),
@@ -75,8 +81,140 @@ fn refusals_and_bounds() {
     assert_eq!((over.status, over.header("Retry-After")), (413, Some("0")));
     assert!(over.body["overLimit"]["message"].as_str().unwrap().contains("limit 0"));
     assert_eq!(daemon.request_with("GET", "/healthz", &[], None).body["status"], "ok");
-    let metrics = daemon.request_with("GET", "/metrics", &[], None);
-    assert!(metrics.body.as_str().unwrap().contains("cairn_pool_capacity_bytes "));
+}
+
+#[test]
+fn what_an_edition_does_not_have_yet_is_refused() {
+    let place = Place::new();
+    let daemon = place.start();
+    let made = daemon.request("POST", "/v3/p/volumes", Some(&json!({"volume": {"size": 1}})));
+    let volume = made.body["volume"]["id"].as_str().unwrap();
+    drop(daemon.wait(&format!("/v3/p/volumes/{volume}"), |answer| answer.body["volume"]["status"] == "available"));
+    let none = "11111111-1111-1111-1111-111111111111";
+    // What comes with an edition, where, and what is answered from then on: nothing of it succeeds, so each can be asked for twice.
+    let fields = [
+        (13, "volumes", json!({"volume": {"size": 1, "group_id": none}}), 404),
+        (43, "backups", json!({"backup": {"volume_id": none, "metadata": {"a": "b"}}}), 404),
+        (47, "volumes", json!({"volume": {"size": 1, "backup_id": none}}), 404),
+        (54, "attachments", json!({"attachment": {"volume_uuid": none, "mode": "ro"}}), 404),
+        (55, "volume-transfers", json!({"transfer": {"volume_id": none, "no_snapshots": true}}), 404),
+    ];
+    let ask = |method: &str, minor: u32, path: &str, body: &Value| {
+        let version = format!("OpenStack-API-Version: volume 3.{minor}");
+        daemon.request_with(method, &format!("/v3/p/{path}"), &["X-Auth-Token: u:p", &version], Some(body))
+    };
+    for (minor, path, body, later) in fields {
+        let before = ask("POST", minor - 1, path, &body);
+        let said = before.body["badRequest"]["message"].as_str().unwrap_or_default();
+        assert!(before.status == 400 && said.contains(&format!("3.{minor}")), "{path} at 3.{minor}: {}", before.body);
+        let after = ask("POST", minor, path, &body);
+        assert_eq!(after.status, later, "{path} at 3.{minor}: {}", after.body);
+    }
+    // Routes and actions are not there at all.
+    let (attachment, action) = (format!("attachments/{none}/action"), format!("volumes/{volume}/action"));
+    for (minor, method, path, body) in [
+        (12, "GET", "volumes/summary", json!({})),
+        (9, "PUT", format!("backups/{none}").as_str(), json!({"backup": {"name": "x"}})),
+        (40, "POST", action.as_str(), json!({"revert": {"snapshot_id": none}})),
+        (44, "POST", attachment.as_str(), json!({"os-complete": {}})),
+    ] {
+        let before = ask(method, minor - 1, path, &body);
+        let said = before.body["itemNotFound"]["message"].as_str().unwrap_or_default();
+        assert!(before.status == 404 && said.contains(&format!("3.{minor}")), "{path} at 3.{minor}: {}", before.body);
+        let after = ask(method, minor, path, &body);
+        assert!(!after.body.to_string().contains(&format!("3.{minor}")), "{path} at 3.{minor}: {}", after.body);
+    }
+    // And what an edition has no longer.
+    let several = json!({"volume": {"size": 1, "multiattach": true}});
+    assert_eq!((ask("POST", 49, "volumes", &several).status, ask("POST", 50, "volumes", &several).status), (202, 400));
+    let snapshot = json!({"snapshot": {"volume_id": volume, "force": false}});
+    assert_eq!(
+        (ask("POST", 65, "snapshots", &snapshot).status, ask("POST", 66, "snapshots", &snapshot).status),
+        (202, 400)
+    );
+    assert!(daemon.stop());
+}
+
+/// The families of numbers, with what each is of.
+const FAMILIES: [(&str, &str); 30] = [
+    ("cairn_pool_capacity_bytes", "gauge"),
+    ("cairn_pool_used_bytes", "gauge"),
+    ("cairn_pool_free_bytes", "gauge"),
+    ("cairn_pool_promised_bytes", "gauge"),
+    ("cairn_pool_volumes", "gauge"),
+    ("cairn_pool_snapshots", "gauge"),
+    ("cairn_pool_journal_used_bytes", "gauge"),
+    ("cairn_pool_journal_size_bytes", "gauge"),
+    ("cairn_pool_cache_bytes", "gauge"),
+    ("cairn_pool_dirty_bytes", "gauge"),
+    ("cairn_pool_read_only", "gauge"),
+    ("cairn_pool_checksum_errors_total", "counter"),
+    ("cairn_operations", "gauge"),
+    ("cairn_operation_done_bytes", "gauge"),
+    ("cairn_operation_total_bytes", "gauge"),
+    ("cairn_images", "gauge"),
+    ("cairn_images_bytes", "gauge"),
+    ("cairn_backups", "gauge"),
+    ("cairn_backups_bytes", "gauge"),
+    ("cairn_repository_deletions", "gauge"),
+    ("cairn_repository_collected_timestamp_seconds", "gauge"),
+    ("cairn_repository_freed_bytes_total", "counter"),
+    ("cairn_repository_collection_failures_total", "counter"),
+    ("cairn_volume_requests_total", "counter"),
+    ("cairn_volume_bytes_total", "counter"),
+    ("cairn_volume_latency_seconds", "histogram"),
+    ("cairn_volume_held_seconds_total", "counter"),
+    ("cairn_volume_allocated_bytes", "gauge"),
+    ("cairn_volume_size_bytes", "gauge"),
+    ("cairn_volume_in_flight", "gauge"),
+];
+
+#[test]
+fn numbers_have_their_names_and_are_right() {
+    let place = Place::new();
+    let daemon = place.start();
+    let made = |kind: &str, body: Value| {
+        let answer = daemon.request("POST", &format!("/v3/p/{kind}s"), Some(&json!({kind: body})));
+        let id = answer.body[kind]["id"].as_str().unwrap().to_owned();
+        drop(daemon.wait(&format!("/v3/p/{kind}s/{id}"), |answer| answer.body[kind]["status"] == "available"));
+        id
+    };
+    let volume = made("volume", json!({"size": 3}));
+    let backups = [(); 2].map(|()| made("backup", json!({"volume_id": volume})));
+    let reset = json!({"os-reset_status": {"status": "error"}});
+    assert_eq!(daemon.request("POST", &format!("/v3/p/backups/{}/action", backups[0]), Some(&reset)).status, 202);
+    let limit = json!({"total_iops_sec": 500});
+    assert_eq!(daemon.request("PATCH", &format!("/cairn/v1/volumes/{volume}/qos"), Some(&limit)).status, 200);
+    let text = daemon.request_with("GET", "/metrics", &[], None).body.as_str().unwrap().to_owned();
+    let mut said: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let mut wanted = FAMILIES.to_vec();
+    said.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(said, wanted);
+    for (name, _) in FAMILIES {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+    }
+    let gib = 1_u64 << 30;
+    for line in [
+        "cairn_pool_volumes 1".to_owned(),
+        format!("cairn_pool_promised_bytes {}", 3 * gib),
+        "cairn_pool_read_only 0".to_owned(),
+        "cairn_images{status=\"active\"} 0".to_owned(),
+        "cairn_backups{status=\"available\"} 1".to_owned(),
+        "cairn_backups{status=\"error\"} 1".to_owned(),
+        "cairn_backups{status=\"creating\"} 0".to_owned(),
+        format!("cairn_backups_bytes{{status=\"available\"}} {}", 3 * gib),
+        format!("cairn_backups_bytes{{status=\"error\"}} {}", 3 * gib),
+        format!("cairn_volume_size_bytes{{volume=\"volume-{volume}\"}} {}", 3 * gib),
+    ] {
+        assert!(text.lines().any(|said| said == line), "{line} is not in {text}");
+    }
+    for name in ["requests_total", "bytes_total", "latency_seconds_count", "latency_seconds_sum"] {
+        let sample = format!("cairn_volume_{name}{{volume=\"volume-{volume}\",kind=\"read\"");
+        assert!(text.contains(&sample), "{sample} is not in {text}");
+    }
+    assert!(daemon.stop());
 }
 
 #[test]
@@ -136,18 +274,14 @@ fn the_control_socket_is_served_too() {
         .output()
         .unwrap();
     assert!(!second.status.success() && String::from_utf8_lossy(&second.stderr).contains("is served already"));
-    for (arguments, why) in
-        [(vec!["--dev", "--listen", "0.0.0.0:0"], "open to the network"), (vec![], "logins are not served yet")]
-    {
-        let refused = std::process::Command::new(env!("CARGO_BIN_EXE_cairnd"))
-            .arg("--pool")
-            .arg(&pool)
-            .args(&arguments)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&refused.stderr);
-        assert!(!refused.status.success() && said.contains(why), "{said}");
-    }
+    let refused = std::process::Command::new(env!("CARGO_BIN_EXE_cairnd"))
+        .arg("--pool")
+        .arg(&pool)
+        .args(["--dev", "--listen", "0.0.0.0:0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("open to the network"), "{said}");
     assert!(daemon.stop());
     assert!(!pool.with_file_name("pool.ctl").exists());
 }

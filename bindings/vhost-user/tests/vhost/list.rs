@@ -62,6 +62,32 @@ fn what_cannot_be_listed_is_neither_made_nor_withdrawn() {
     assert_eq!((fixture.served(), fixture.listed()), (vec!["other".into()], vec!["other".into()]));
 }
 
+/// Guests are told, writes are refused, and no other export of the volume changes that: also not in the next server.
+#[test]
+fn a_volume_that_is_exported_for_reading_takes_no_writes() {
+    const READ_ONLY: u64 = 1 << 5;
+    let mut fixture = Fixture::with(Options { survive_kill: false, ..Options::default() });
+    let offered = |fixture: &Fixture| {
+        eventually("nobody is connected", || fixture.client().is_none());
+        fixture.connect().number(GET_FEATURES) & READ_ONLY
+    };
+    assert_eq!(offered(&fixture), 0);
+    let error = block_on(fixture.server.export_read_only("db")).unwrap_err();
+    assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("for writing: withdraw"), "{error}");
+    block_on(fixture.server.withdraw("db", true)).unwrap();
+    for _ in 0..2 {
+        fixture.socket = block_on(fixture.server.export_read_only("db")).unwrap();
+        assert_eq!(offered(&fixture), READ_ONLY);
+    }
+    fixture.start_again();
+    assert_eq!(offered(&fixture), READ_ONLY, "another server");
+    let error = block_on(fixture.server.export("db")).unwrap_err();
+    assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("for reading: withdraw"), "{error}");
+    block_on(fixture.server.withdraw("db", true)).unwrap();
+    fixture.socket = block_on(fixture.server.export("db")).unwrap();
+    assert_eq!(offered(&fixture), 0);
+}
+
 #[test]
 fn names_are_those_of_now_before_those_of_sockets() {
     let mut fixture = Fixture::new();

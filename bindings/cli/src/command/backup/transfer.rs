@@ -32,6 +32,7 @@ pub(super) async fn create(global: &Global, args: CreateArgs, output: &Output) -
             labels: args.labels(),
             parent: args.parent,
             snapshot: args.snapshot,
+            ..CreateOptions::default()
         },
         volume: args.volume,
         limit: args.limit,

@@ -1,15 +1,15 @@
-//! The service ends at each boundary between two steps of each long operation, and another one goes on.
+//! Volumes, snapshots and backups over the end of the service.
 
-use super::world::{World, admin, free, freeze_at};
+use super::{
+    boundaries::{self, scenarios},
+    world::{World, admin},
+};
 use crate::{
     block::{NewBackup, NewQos, NewSnapshot, NewType, NewVolume},
     catalog::{Backup, Consumer, Snapshot, Volume},
     domain::{BackupStatus, SnapshotStatus, VolumeStatus},
 };
-use std::{collections::BTreeMap, time::Duration};
-
-/// How long an operation may take to come to a boundary or its end. Only a test that fails waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scenario {
@@ -106,7 +106,7 @@ async fn begin(world: &World, scenario: Scenario, before: &Before) -> String {
             volume
         }
         Scenario::Revert => {
-            block.revert_volume(&me, &volume, &snapshot).unwrap();
+            block.revert_volume(&me, &volume, &snapshot, false).unwrap();
             volume
         }
         Scenario::Retype => {
@@ -196,62 +196,42 @@ async fn check(world: &World, scenario: Scenario, id: &str, before: &Before) {
     }
 }
 
-/// Runs it with an end at this boundary; whether it came there.
-async fn end_at(scenario: Scenario, number: usize) -> bool {
-    let mut world = World::new().await;
-    let before = prepare(&world, scenario).await;
-    // The boundaries of the snapshot that `Delete` deletes first are not this scenario's.
-    let skipped = if scenario == Scenario::Delete { 3 } else { 0 };
-    let (hook, frozen) = freeze_at(number + skipped);
-    world = world.restart(hook).await;
-    let id = begin(&world, scenario, &before).await;
-    let came = tokio::select! {
-        () = frozen.notified() => true,
-        () = world.block.settled() => false,
-        () = tokio::time::sleep(PATIENCE) => panic!("{scenario:?} neither ends nor comes to boundary {number}"),
-    };
-    world = world.restart(free()).await;
-    let resumed = world.block.resume().unwrap();
-    world.block.settled().await;
-    // After the last boundary nothing is left to do.
-    assert!(resumed <= 1, "{scenario:?}");
-    world.sound().await;
-    check(&world, scenario, &id, &before).await;
-    came
-}
+impl boundaries::Scenario for Scenario {
+    type Before = Before;
 
-/// How many boundaries each has: written down, so that none is lost without anybody noticing.
-async fn ends_everywhere(scenario: Scenario, boundaries: usize) {
-    for number in 0..boundaries {
-        assert!(end_at(scenario, number).await, "{scenario:?} has boundary {number}");
+    async fn prepare(self, world: &World) -> Before {
+        prepare(world, self).await
     }
-    assert!(!end_at(scenario, boundaries).await, "{scenario:?} has no more than {boundaries} boundaries");
-}
 
-macro_rules! scenarios {
-    ($($name:ident: $scenario:ident $boundaries:literal;)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            ends_everywhere(Scenario::$scenario, $boundaries).await;
-        }
-    )*};
+    async fn begin(self, world: &World, before: &Before) -> String {
+        begin(world, self, before).await
+    }
+
+    async fn check(self, world: &World, id: &str, before: &Before) {
+        check(world, self, id, before).await;
+    }
+
+    fn skipped(self) -> usize {
+        // Those of the snapshot that it deletes first.
+        if self == Self::Delete { 3 } else { 0 }
+    }
 }
 
 scenarios! {
-    create_empty: CreateEmpty 4;
-    create_from_snapshot: CreateFromSnapshot 4;
-    create_from_volume: CreateFromVolume 6;
-    create_from_backup: CreateFromBackup 5;
-    delete: Delete 3;
-    delete_cascade: DeleteCascade 3;
-    extend: Extend 3;
-    revert: Revert 3;
-    retype: Retype 3;
-    create_snapshot: CreateSnapshot 3;
-    delete_snapshot: DeleteSnapshot 3;
-    back_up_incrementally: BackUp 3;
-    back_up_a_snapshot: BackUpSnapshot 3;
-    restore_over: RestoreOver 4;
-    restore_to_a_new_one: RestoreNew 4;
-    delete_backup: DeleteBackup 3;
+    create_empty: Scenario::CreateEmpty, 4;
+    create_from_snapshot: Scenario::CreateFromSnapshot, 4;
+    create_from_volume: Scenario::CreateFromVolume, 6;
+    create_from_backup: Scenario::CreateFromBackup, 6;
+    delete: Scenario::Delete, 3;
+    delete_cascade: Scenario::DeleteCascade, 3;
+    extend: Scenario::Extend, 3;
+    revert: Scenario::Revert, 3;
+    retype: Scenario::Retype, 3;
+    create_snapshot: Scenario::CreateSnapshot, 3;
+    delete_snapshot: Scenario::DeleteSnapshot, 3;
+    back_up_incrementally: Scenario::BackUp, 4;
+    back_up_a_snapshot: Scenario::BackUpSnapshot, 4;
+    restore_over: Scenario::RestoreOver, 5;
+    restore_to_a_new_one: Scenario::RestoreNew, 5;
+    delete_backup: Scenario::DeleteBackup, 3;
 }

@@ -2,7 +2,20 @@
 
 mod attaching;
 mod backing_up;
+mod boundaries;
+mod cancelling;
 mod crash;
+mod crash_images;
+mod crash_native;
+mod crowding;
+mod default_types;
+mod filling;
+mod groups;
+mod images;
+mod limits;
+mod past;
 mod quota;
+mod racing;
 mod rules;
+mod transferring;
 mod world;

@@ -119,7 +119,7 @@ async fn quota_sets_have_their_rules() {
     world.block.clear_quota(&admin(), "p").unwrap();
     drop(world.volume("v").await);
     // What failed to be made is there until it is deleted, and counts.
-    assert!(audit(&world.block.catalog().read()).unwrap().is_empty());
+    assert!(audit(&world.block.catalog().read(), true).unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,4 +131,36 @@ async fn the_pool_has_its_own_bound() {
     let refused = world.block.create_volume(&admin(), NewVolume { size: Some(65_536), ..NewVolume::default() }).await;
     let fault = refused.unwrap_err();
     assert!(fault.kind == FaultKind::OverLimit && fault.message.contains("the pool cannot take"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_that_come_together_are_not_promised_more_than_the_pool_may() {
+    let world = World::new().await;
+    world.block.set_quota(&admin(), Some("p"), &BTreeMap::from([("gigabytes".to_owned(), -1)])).unwrap();
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let block = world.block.clone();
+            let new = NewVolume { size: Some(65_536), ..NewVolume::default() };
+            tokio::spawn(async move { block.create_volume(&admin(), new).await.map_err(|fault| fault.kind) })
+        })
+        .collect();
+    let mut made = Vec::new();
+    for client in clients {
+        match client.await.unwrap() {
+            Ok(volume) => made.push(volume),
+            Err(kind) => assert_eq!(kind, FaultKind::OverLimit),
+        }
+    }
+    let [volume] = made.as_slice() else { panic!("some 128,000 GiB may be promised: {made:?}") };
+    world.block.settled().await;
+    // Also where the size is that of the source.
+    let snapshot = world.snapshot(&volume.id).await;
+    let sources = [
+        NewVolume { source: Some(volume.id.clone()), ..NewVolume::default() },
+        NewVolume { snapshot: Some(snapshot.id), ..NewVolume::default() },
+    ];
+    for new in sources {
+        assert_eq!(world.block.create_volume(&admin(), new).await.unwrap_err().kind, FaultKind::OverLimit);
+    }
+    world.sound().await;
 }

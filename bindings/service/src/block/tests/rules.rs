@@ -60,7 +60,7 @@ async fn other_projects_see_nothing_and_administrators_everything() {
     let of_other = NewVolume { source: Some(volume.id.clone()), ..NewVolume::default() };
     assert_eq!(kind(world.block.create_volume(&stranger, of_other).await), FaultKind::NotFound);
     assert_eq!(kind(world.block.create_transfer(&stranger, &volume.id, None, false)), FaultKind::NotFound);
-    assert_eq!(kind(world.block.reset_volume(&member, &volume.id, Some("error"), None)), FaultKind::Forbidden);
+    assert_eq!(kind(world.block.reset_volume(&member, &volume.id, Some("error"), None).await), FaultKind::Forbidden);
     let paging = |project| Paging { project, limit: 10, offset: 0, marker: None, order: None, count: false };
     let seen = |project| world.block.catalog().read().page::<Volume>(&paging(project), |_| true).unwrap().items.len();
     assert_eq!((seen(Some("p")), seen(Some("q")), seen(None)), (1, 0, 1));
@@ -108,7 +108,7 @@ async fn a_revert_takes_the_latest_snapshot_of_the_same_size_and_nobody_who_look
     world.write(&volume, 1).await;
     let first = world.snapshot(&volume.id).await;
     let second = world.snapshot(&volume.id).await;
-    let revert = |snapshot: &str| world.block.revert_volume(&admin(), &volume.id, snapshot);
+    let revert = |snapshot: &str| world.block.revert_volume(&admin(), &volume.id, snapshot, false);
     assert_eq!(kind(revert(&first.id)), FaultKind::BadRequest);
     assert_eq!(kind(revert("none")), FaultKind::NotFound);
     world.write(&volume, 2).await;
@@ -120,7 +120,7 @@ async fn a_revert_takes_the_latest_snapshot_of_the_same_size_and_nobody_who_look
     drop(open);
     assert_eq!(world.first_byte(&volume.id).await, 2);
     let world = world.restart(freeze_at(0).0).await;
-    let revert = |world: &World, snapshot: &str| world.block.revert_volume(&admin(), &volume.id, snapshot);
+    let revert = |world: &World, snapshot: &str| world.block.revert_volume(&admin(), &volume.id, snapshot, false);
     revert(&world, &second.id).unwrap();
     assert_eq!(kind(revert(&world, &second.id)), FaultKind::Conflict, "one at a time");
     assert_eq!(kind(world.block.delete_snapshot(&admin(), &second.id, false)), FaultKind::BadRequest);
@@ -213,14 +213,14 @@ async fn a_volume_goes_to_another_project_with_its_quota_for_whoever_has_the_key
 async fn administrators_set_states_by_hand_and_the_truth_stays() {
     let world = World::new().await;
     let volume = world.volume("v").await;
-    let reset = |status| world.block.reset_volume(&admin(), &volume.id, Some(status), None);
-    assert_eq!(kind(reset("bananas")), FaultKind::BadRequest);
-    assert_eq!(kind(reset("in-use")), FaultKind::BadRequest, "without an attachment");
+    let reset = async |status| world.block.reset_volume(&admin(), &volume.id, Some(status), None).await;
+    assert_eq!(kind(reset("bananas").await), FaultKind::BadRequest);
+    assert_eq!(kind(reset("in-use").await), FaultKind::BadRequest, "without an attachment");
     for status in VolumeStatus::ALL.iter().filter(|status| **status != VolumeStatus::InUse) {
-        reset(status.as_str()).unwrap();
+        reset(status.as_str()).await.unwrap();
         assert_eq!(world.show(&volume.id).status, *status);
     }
-    reset("maintenance").unwrap();
+    reset("maintenance").await.unwrap();
     let snapshot = NewSnapshot { volume: volume.id.clone(), force: true, ..NewSnapshot::default() };
     assert_eq!(kind(world.block.create_snapshot(&admin(), snapshot)), FaultKind::BadRequest);
     assert_eq!(kind(world.block.extend_volume(&admin(), &volume.id, 2, true).await), FaultKind::BadRequest);

@@ -1,50 +1,9 @@
 """python-cinderclient against a daemon, without an identity service: each operation, with its refusals."""
 
-import os
-import time
-
-from cinderclient import client, exceptions
-from cinderclient.contrib import noauth
-from keystoneauth1 import session
-
-
-def cinder_of(project, version="3.71"):
-    auth = noauth.CinderNoAuthPlugin("me", project, endpoint=os.environ["CINDER_ENDPOINT"])
-    return client.Client(version, session=session.Session(auth=auth))
-
+from asking import cinder_of, goes, refused, rests
 
 cinder = cinder_of("p")
 other = cinder_of("q")
-
-
-def refused(code, call, *args, **kwargs):
-    try:
-        call(*args, **kwargs)
-    except exceptions.ClientException as error:
-        assert error.code == code, error
-        return
-    raise AssertionError(f"{call} was not refused")
-
-
-def rests(manager, thing, status="available"):
-    for _ in range(2000):
-        thing = manager.get(thing.id)
-        if thing.status == status:
-            return thing
-        assert not thing.status.startswith("error"), thing.status
-        time.sleep(0.05)
-    raise AssertionError(f"{thing.id} stays {thing.status}")
-
-
-def goes(manager, thing):
-    for _ in range(2000):
-        try:
-            manager.get(thing.id)
-        except exceptions.NotFound:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{thing.id} stays")
-
 
 # Volumes, and the older way of attaching.
 volume = rests(cinder.volumes, cinder.volumes.create(1, name="v", metadata={"a": "b"}))
