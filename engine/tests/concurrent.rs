@@ -174,17 +174,10 @@ impl World {
         }
         let whole = kind == 9 && to - from > 100_000;
         if whole {
-            // Only what is known counts; everything else is zero anyway.
-            let known: Vec<u64> =
-                vol.content.borrow().sectors.keys().copied().filter(|s| (from..to).contains(s)).collect();
-            for &s in &known {
-                vol.content.borrow_mut().begin(s..s + 1, 0, start);
-            }
+            vol.content.borrow_mut().begin_discard(from..to, start);
             let done = self.check(vol.open.discard(first * SECTOR, count * SECTOR, false).await);
             let end = self.now();
-            for s in known {
-                vol.content.borrow_mut().end(s..s + 1, start, end, done);
-            }
+            vol.content.borrow_mut().end_discard(from..to, start, end, done);
             return;
         }
         vol.content.borrow_mut().begin(from..to, value, start);

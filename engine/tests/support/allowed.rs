@@ -23,6 +23,8 @@ pub struct Content {
     pub freezing: bool,
     /// A revert under way, since when: sectors that were zero before and in the snapshot may be zero again.
     pub reverting: Option<u64>,
+    /// Discards under way that only list the sectors that were listed when they began: since when, and of what. Others may be zero again.
+    clearing: Vec<(u64, std::ops::Range<u64>)>,
     /// When the last revert ended.
     pub reverted: u64,
     /// When the last flush that has ended began: a crash leaves nothing that was replaced before.
@@ -32,8 +34,24 @@ pub struct Content {
 impl Content {
     fn list(&mut self, sector: u64) -> &mut Vec<Value> {
         let zero = Value { value: 0, start: 0, end: 0, replaced: NEVER };
-        let reverted = self.reverting.map(|start| Value { start, end: NEVER, ..zero });
-        self.sectors.entry(sector).or_insert_with(|| [zero].into_iter().chain(reverted).collect())
+        let clearing = self.clearing.iter().filter(|(_, range)| range.contains(&sector)).map(|(start, _)| *start);
+        let again = self.reverting.into_iter().chain(clearing).map(|start| Value { start, end: NEVER, ..zero });
+        self.sectors.entry(sector).or_insert_with(|| [zero].into_iter().chain(again).collect())
+    }
+
+    /// A discard of so much that only what is listed counts, or gets listed before it ends.
+    pub fn begin_discard(&mut self, range: std::ops::Range<u64>, now: u64) {
+        for (_, list) in self.sectors.range_mut(range.clone()) {
+            list.push(Value { value: 0, start: now, end: NEVER, replaced: NEVER });
+        }
+        self.clearing.push((now, range));
+    }
+
+    pub fn end_discard(&mut self, range: std::ops::Range<u64>, start: u64, now: u64, done: bool) {
+        self.clearing.retain(|(since, _)| *since != start);
+        for (_, list) in self.sectors.range_mut(range) {
+            replace(list, start, now, done);
+        }
     }
 
     pub fn begin(&mut self, sectors: std::ops::Range<u64>, value: u64, now: u64) {
@@ -44,13 +62,7 @@ impl Content {
 
     pub fn end(&mut self, sectors: std::ops::Range<u64>, start: u64, now: u64, done: bool) {
         for sector in sectors {
-            for v in self.list(sector) {
-                if v.start == start {
-                    v.end = now;
-                } else if done && v.end < start {
-                    v.replaced = v.replaced.min(now);
-                }
-            }
+            replace(self.list(sector), start, now, done);
         }
     }
 
@@ -91,12 +103,8 @@ impl Content {
     pub fn end_revert(&mut self, start: u64, now: u64) {
         self.reverting = None;
         self.reverted = now;
-        for v in self.sectors.values_mut().flatten() {
-            if v.start == start {
-                v.end = now;
-            } else if v.end < start {
-                v.replaced = v.replaced.min(now);
-            }
+        for list in self.sectors.values_mut() {
+            replace(list, start, now, true);
         }
     }
 
@@ -104,6 +112,17 @@ impl Content {
         match self.sectors.get(&sector) {
             Some(list) => list.iter().any(|v| v.value == value && v.replaced >= since),
             None => value == 0,
+        }
+    }
+}
+
+/// What began at `start` has ended, and if it was `done`, what had ended before it began is gone.
+fn replace(list: &mut [Value], start: u64, now: u64, done: bool) {
+    for v in list {
+        if v.start == start {
+            v.end = now;
+        } else if done && v.end < start {
+            v.replaced = v.replaced.min(now);
         }
     }
 }
