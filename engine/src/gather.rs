@@ -20,6 +20,8 @@ use crate::{
 const DEPTH: usize = 8;
 /// Longest gathered write, in blocks: 1 MiB.
 const LONGEST: u64 = 256;
+/// Pieces that a gathered write comes in at most, where what is free is in pieces.
+const PIECES: usize = 64;
 /// Fewer blocks than these never leave before the turn ends.
 const SHORTEST: u64 = 8;
 
@@ -145,7 +147,23 @@ impl Gather {
     }
 }
 
-/// A gathered write.
+/// A gathered write under way, held by each of its pieces.
+struct Flight(Rc<Core>);
+
+impl Flight {
+    fn begin(core: &Rc<Core>) -> Rc<Self> {
+        core.gather.borrow_mut().in_flight += 1;
+        Rc::new(Self(core.clone()))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.gather.borrow_mut().in_flight -= 1;
+    }
+}
+
+/// A gathered write, or a piece of one: what goes to neighbouring blocks.
 struct Batch {
     run: Run,
     parts: Vec<Part>,
@@ -291,15 +309,7 @@ impl Core {
     fn send_gathered(self: &Rc<Self>) {
         self.gather.borrow_mut().arrived = 0;
         self.update_promise();
-        while self.gather.borrow().in_flight < DEPTH {
-            let Some(batch) = self.next_batch() else { break };
-            self.gather.borrow_mut().in_flight += 1;
-            let Batch { run, parts, callers } = batch;
-            // Before the task runs: that is in a later round of the turn.
-            let writing = self.begin_parts(run.start * BLOCK, parts);
-            let core = self.clone();
-            self.reactor.spawn(async move { core.end_batch(run, &callers, core.finish_parts(writing).await) }).detach();
-        }
+        while self.gather.borrow().in_flight < DEPTH && self.send_one() {}
         let wants = self.state.borrow().space.wants_backing(8192);
         if wants && !self.growing.get() {
             let core = self.clone();
@@ -307,18 +317,35 @@ impl Core {
         }
     }
 
-    /// Reserves a run for what is first in the queue and fills it.
-    fn next_batch(self: &Rc<Self>) -> Option<Batch> {
+    /// Sends what is first in the queue as one gathered write. Where no free run is long enough it comes in pieces: they are under way at
+    /// once, as what the device is given then is no larger for waiting. Says whether there was any.
+    fn send_one(self: &Rc<Self>) -> bool {
+        let flight = Flight::begin(self);
+        let mut left = LONGEST;
+        for _ in 0..PIECES {
+            let Some(Batch { run, parts, callers }) = self.next_batch(left) else { break };
+            left -= run.len;
+            // Before the task runs: that is in a later round of the turn.
+            let writing = self.begin_parts(run.start * BLOCK, parts);
+            let (core, flight) = (self.clone(), flight.clone());
+            let ended = async move { core.end_batch(flight, run, &callers, core.finish_parts(writing).await) };
+            self.reactor.spawn(ended).detach();
+            if left == 0 {
+                break;
+            }
+        }
+        left < LONGEST
+    }
+
+    /// Reserves a run of at most `limit` blocks for what is first in the queue and fills it.
+    fn next_batch(self: &Rc<Self>, limit: u64) -> Option<Batch> {
         loop {
             let mut gather = self.gather.borrow_mut();
             let purpose = gather.queue.front()?.purpose;
             let mut state = self.state.borrow_mut();
             let want = wanted(&gather.queue, purpose, state.space.room(purpose));
-            let reserved = if want == 0 {
-                Err(state.space.shortage())
-            } else {
-                state.space.reserve_run(want.min(LONGEST), purpose)
-            };
+            let reserved =
+                if want == 0 { Err(state.space.shortage()) } else { state.space.reserve_run(want.min(limit), purpose) };
             match reserved {
                 Ok(run) => {
                     let batch = fill(&mut gather.queue, run, &mut state.space);
@@ -338,11 +365,15 @@ impl Core {
         }
     }
 
-    fn end_batch(self: &Rc<Self>, run: Run, callers: &[Rc<RefCell<Waiting>>], result: std::io::Result<()>) {
-        let mut gather = self.gather.borrow_mut();
-        gather.in_flight -= 1;
-        gather.blocks -= run.len;
-        drop(gather);
+    fn end_batch(
+        self: &Rc<Self>,
+        flight: Rc<Flight>,
+        run: Run,
+        callers: &[Rc<RefCell<Waiting>>],
+        result: std::io::Result<()>,
+    ) {
+        drop(flight);
+        self.gather.borrow_mut().blocks -= run.len;
         let error = result
             .err()
             .filter(|_| !broken(Sabotage::AckFailedWrite))

@@ -1,9 +1,9 @@
-//! How many writes the device gets for what arrives in one turn.
+//! How many writes the device gets for what arrives in one turn, and how many at once.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use cairn_engine::{
-    BLOCK, Error, IoBuf, MIB, PoolOptions, VolumeOptions,
+    BLOCK, Error, IoBuf, LocalPool, LocalVolume, MIB, PoolOptions, VolumeOptions,
     sim::{self, Disk},
 };
 
@@ -45,4 +45,47 @@ fn few_leave_together_and_large_ones_alone() {
     assert!((0.9..=1.2).contains(&few), "{few} writes");
     let large = writes_a_turn(8, 256);
     assert!((7.9..=9.0).contains(&large), "{large} writes");
+}
+
+/// Every other block of what was written comes free, and what was left beside it is used up but for single blocks.
+async fn thin_out(pool: &LocalPool, volume: &LocalVolume) -> Result<(), Error> {
+    let mut written = 0;
+    while let Ok(()) = volume.write(written, IoBuf::from(&vec![7; MIB as usize][..]), false).await {
+        written += MIB;
+    }
+    for block in (0..written / BLOCK).step_by(2) {
+        volume.discard(block * BLOCK, BLOCK, false).await?;
+    }
+    for _ in 0..3 {
+        pool.checkpoint().await?;
+    }
+    volume.write(written, IoBuf::from(&vec![7; 4 * MIB as usize][..]), false).await
+}
+
+/// Single blocks take a write each. They must not take turns in eights, as if each were a megabyte.
+#[test]
+fn where_only_single_blocks_are_free_all_leave_at_once() {
+    const REQUESTS: u64 = 128;
+    let disk = Disk::with_all_room(64 * MIB, 1);
+    let ended = sim::run(&disk, move |machine| async move {
+        let pool = machine.create_pool(PoolOptions::new().journal_size(4 * MIB)).await?;
+        let volume = pool.create_volume("v", 256 * MIB, VolumeOptions::default()).await?;
+        thin_out(&pool, &volume).await?;
+        let before = machine.disk().counters();
+        let tasks: Vec<_> = (0..REQUESTS)
+            .map(|at| {
+                let volume = volume.clone();
+                let data = IoBuf::from(&[8; BLOCK as usize][..]);
+                machine.reactor().spawn(async move { volume.write(at * 2 * BLOCK, data, false).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await?;
+        }
+        let after = machine.disk().counters();
+        assert!(after.writes - before.writes >= REQUESTS, "no single blocks: {before:?} {after:?}");
+        assert!(after.at_once >= REQUESTS / 2, "{after:?}");
+        Ok::<_, Error>(())
+    });
+    ended.unwrap().unwrap();
 }

@@ -92,6 +92,8 @@ pub struct Counters {
     pub no_room: u64,
     /// Writes among those: to where no room had been set aside before.
     pub without_room: u64,
+    /// Operations in flight at once, at most.
+    pub at_once: u64,
 }
 
 /// How an operation in flight will end.
@@ -387,6 +389,7 @@ impl State {
         let latency = Duration::from_micros(start + self.rng.below(end.saturating_sub(start))) * stall;
         let key = (self.now + latency, self.id());
         let _none = self.in_flight.insert(key, InFlight { token, op, fate });
+        self.counters.at_once = self.counters.at_once.max(self.in_flight.len() as u64);
     }
 
     fn id(&mut self) -> u64 {
