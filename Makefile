@@ -5,7 +5,7 @@
 # make performance  the performance section of README.md, written from the stored run RUN (benches/results/latest.json)
 # make count-requests  allocations and instructions of a 4 KiB request, with valgrind (minutes; needs 1.5 GiB in /dev/shm)
 # make over-time  a pool filled to 30, 60 and 90 %, each overwritten ten times with snapshots (about an hour; needs OVER_TIME_GIB, 16, in COMPARE_DIR)
-# make measure-engine  the engine by itself: deep queues, write-back, a thousand snapshots, snapshots under load, processor time (10 minutes; needs some 20 GiB in COMPARE_DIR, 2 in /dev/shm)
+# make measure-engine  the engine by itself: deep queues, write-back, a thousand snapshots, snapshots under load, processor time (10 minutes; needs some 25 GiB in COMPARE_DIR, 2 in /dev/shm)
 # make bench    the pieces that each request goes through, by themselves (minutes)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
 # make measure-limits  what limits on volumes let through, by fio over NBD (25 minutes; needs some 6 GiB in COMPARE_DIR, and as much memory in /dev/shm)

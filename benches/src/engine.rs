@@ -30,7 +30,7 @@ const EVERY: Duration = Duration::from_millis(100);
     after_help = "Example:\n  make measure-engine\n  measure-engine --dir /var/tmp --memory /dev/shm --rounds 5 --seconds 4"
 )]
 struct Args {
-    /// Directory for the files under test (about five times the working set)
+    /// Directory for the files under test (about six times the working set)
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
     /// Directory in memory, for processor time (2 GiB)
@@ -87,7 +87,7 @@ fn run(args: &Args) -> Result<(), String> {
     let dir = tempfile::tempdir_in(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
     let disk = Site { dir: dir.path(), size: args.gib * GIB, seconds: args.seconds };
     load::fill(Target::File(disk.raw()), disk.size)?;
-    disk.make("chain.pool")?;
+    disk.make("chain.pool", 1)?;
     disk.chain()?;
     // At once, and both in turn: whoever is under a virtual machine's disk may keep what was written lately nearer than the rest.
     for _ in 0..args.rounds {
@@ -147,12 +147,13 @@ impl Site<'_> {
         self.dir.join("raw")
     }
 
-    /// A new pool, written once as the raw file is, with a volume for nothing but random writes (`db`).
-    fn make(&self, name: &str) -> Result<(), String> {
+    /// A new pool, written once as the raw file is, with a volume for nothing but random writes (`db`). It has room for that many times the
+    /// working set twice over, and half a one: with all of them written it is somewhat less than half full.
+    fn make(&self, name: &str, times: u64) -> Result<(), String> {
         let path = self.dir.join(name);
         drop(std::fs::remove_file(&path));
         pollster::block_on(async {
-            let options = PoolOptions::new().size(self.size * 2 + self.size / 2).prewrite(Arc::default());
+            let options = PoolOptions::new().size(self.size * 2 * times + self.size / 2).prewrite(Arc::default());
             let pool = Pool::create(path, options).await?;
             drop(pool.create_volume("db", self.size, VolumeOptions::default()).await?);
             pool.close().await
@@ -220,30 +221,35 @@ fn volume(pool: &Pool, name: &str) -> Target {
     Target::Volume { pool: pool.clone(), name: name.to_owned() }
 }
 
-/// 128 random writes at a time: to a new volume, half full after it was written, and after a snapshot.
+/// 128 random writes at a time: to a new volume, to one that was written in a pool that is half full, and after a snapshot, in a pool that is
+/// half full when snapshot and volume have nothing in common any more.
 fn deep(site: &Site<'_>, stored: &mut Stored) -> Result<(), String> {
-    const RAW: &str = "raw file, the same";
-    const UNIT: &str = "/s";
     let what = ["4K randwrite fresh QD128", "4K randwrite allocated QD128", "4K randwrite after a snapshot QD128"];
-    site.make("deep.pool")?;
     for (step, what) in what.into_iter().enumerate() {
-        let theirs = site.raw_rate("randwrite", 128)?;
-        let pool = site.open("deep.pool")?;
         match step {
-            1 => load::fill(volume(&pool, "db"), site.size)?,
-            2 => drop(pollster::block_on(async { pool.volume("db").await?.snapshot("s").await }).map_err(text)?),
-            _ => {}
+            0 => site.make("deep.pool", 1)?,
+            1 => {}
+            _ => site.make("deep.pool", 2)?,
         }
+        let pool = site.open("deep.pool")?;
+        if step > 0 {
+            load::fill(volume(&pool, "db"), site.size)?;
+        }
+        if step > 1 {
+            drop(pollster::block_on(async { pool.volume("db").await?.snapshot("s").await }).map_err(text)?);
+        }
+        // Right before, and after all that was to be made ready.
+        let theirs = site.raw_rate("randwrite", 128)?;
         let ours = site.rate(volume(&pool, "db"), "randwrite", 128)?;
         pollster::block_on(pool.close()).map_err(text)?;
-        stored.add(what, RAW, UNIT, ours, theirs);
+        stored.add(what, "raw file, the same", "/s", ours, theirs);
     }
     Ok(())
 }
 
 /// One write at a time that is acknowledged from memory.
 fn write_back(site: &Site<'_>, stored: &mut Stored) -> Result<(), String> {
-    site.make("back.pool")?;
+    site.make("back.pool", 1)?;
     let theirs = site.raw_rate("randwrite", 1)?;
     let pool = site.open("back.pool")?;
     let options = VolumeOptions { cache: CacheMode::Writeback, ..VolumeOptions::default() };
@@ -268,7 +274,7 @@ fn long_chain(site: &Site<'_>, stored: &mut Stored) -> Result<(), String> {
 
 /// Snapshots, one each tenth of a second, while 32 random writes are under way all the time; and what the writes notice.
 fn snapshots(site: &Site<'_>, stored: &mut Stored) -> Result<(), String> {
-    site.make("deep.pool")?;
+    site.make("deep.pool", 1)?;
     let pool = site.open("deep.pool")?;
     let alone = latency(&site.measure(volume(&pool, "db"), "randwrite", 32)?)?;
     let over = AtomicBool::new(false);
@@ -308,7 +314,7 @@ fn take(pool: &Pool, over: &AtomicBool) -> Result<Vec<f64>, String> {
 
 /// Processor time of a request where the device is memory: of the engine and the load, beside the load alone.
 fn processor(site: &Site<'_>, stored: &mut Stored) -> Result<(), String> {
-    site.make("pool")?;
+    site.make("pool", 1)?;
     load::fill(Target::File(site.raw()), site.size)?;
     let pool = site.open("pool")?;
     load::fill(volume(&pool, "db"), site.size)?;
