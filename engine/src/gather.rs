@@ -202,19 +202,19 @@ fn fill(queue: &mut VecDeque<Item>, run: Run, space: &mut Space) -> Batch {
     batch
 }
 
-/// Blocks that the first items of the queue need, as far as there is room for them and for the nodes that they will dirty.
-fn wanted(queue: &VecDeque<Item>, purpose: Purpose, room: u64) -> u64 {
+/// Blocks that the first items of the queue need, up to `limit`, as far as there is room for them and for the nodes that they will dirty.
+fn wanted(queue: &VecDeque<Item>, purpose: Purpose, room: u64, limit: u64) -> u64 {
     let (mut blocks, mut nodes) = (0, 0);
     for item in queue.iter().take(MAX_PARTS).take_while(|i| i.purpose == purpose) {
         nodes += item.nodes;
         let left = room.saturating_sub(blocks + nodes);
         let need = blocks_of(&item.part);
         blocks += need.min(left);
-        if left < need {
+        if left < need || blocks >= limit {
             break;
         }
     }
-    blocks
+    blocks.min(limit)
 }
 
 fn blocks_of(part: &Part) -> u64 {
@@ -322,7 +322,9 @@ impl Core {
     fn send_one(self: &Rc<Self>) -> bool {
         let flight = Flight::begin(self);
         let mut left = LONGEST;
-        for _ in 0..PIECES {
+        // Where they would come one after the other all the same, others are to go in between.
+        let pieces = if self.reactor.storage_overlaps() { PIECES } else { 1 };
+        for _ in 0..pieces {
             let Some(Batch { run, parts, callers }) = self.next_batch(left) else { break };
             left -= run.len;
             // Before the task runs: that is in a later round of the turn.
@@ -343,9 +345,8 @@ impl Core {
             let mut gather = self.gather.borrow_mut();
             let purpose = gather.queue.front()?.purpose;
             let mut state = self.state.borrow_mut();
-            let want = wanted(&gather.queue, purpose, state.space.room(purpose));
-            let reserved =
-                if want == 0 { Err(state.space.shortage()) } else { state.space.reserve_run(want.min(limit), purpose) };
+            let want = wanted(&gather.queue, purpose, state.space.room(purpose), limit);
+            let reserved = if want == 0 { Err(state.space.shortage()) } else { state.space.reserve_run(want, purpose) };
             match reserved {
                 Ok(run) => {
                     let batch = fill(&mut gather.queue, run, &mut state.space);

@@ -68,6 +68,7 @@ struct Inner {
     shared: Arc<Shared>,
     storage: RefCell<Box<dyn Storage>>,
     storage_name: &'static str,
+    storage_overlaps: bool,
     clock: Box<dyn Clock>,
     ops: RefCell<Vec<OpState>>,
     free_ops: RefCell<Vec<Token>>,
@@ -123,12 +124,13 @@ pub struct Reactor {
 
 impl Reactor {
     pub(crate) fn new(shared: Arc<Shared>, storage: Box<dyn Storage>, clock: Box<dyn Clock>) -> Self {
-        let (storage_name, now) = (storage.name(), clock.now());
+        let (storage_name, storage_overlaps, now) = (storage.name(), storage.overlaps(), clock.now());
         Self {
             inner: Rc::new(Inner {
                 shared,
                 storage: RefCell::new(storage),
                 storage_name,
+                storage_overlaps,
                 clock,
                 ops: RefCell::default(),
                 free_ops: RefCell::default(),
@@ -181,6 +183,11 @@ impl Reactor {
 
     pub(crate) fn storage_name(&self) -> &'static str {
         self.inner.storage_name
+    }
+
+    /// Whether operations are under way at once; if not, each that is submitted keeps this thread until it is over.
+    pub(crate) fn storage_overlaps(&self) -> bool {
+        self.inner.storage_overlaps
     }
 
     /// Starts an operation. The future hands back its buffers; dropped early, an operation that may wait for ever is cancelled and any other

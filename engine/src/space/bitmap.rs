@@ -1,14 +1,14 @@
 //! A bitmap over the pool's blocks with summaries, for finding free runs.
 //!
 //! Invariant: for each 64-bit word of `words`, its bit in `any_free` says whether a bit of it is clear, and its bit in `all_free` whether
-//! all are; `long` is how many such words there are. Bits outside the allocatable range are set for ever, so that no search leaves it.
+//! all are. Bits outside the allocatable range are set for ever, so that no search leaves it.
 
 pub(crate) struct Bitmap {
     words: Vec<u64>,
     any_free: Vec<u64>,
     all_free: Vec<u64>,
-    /// Bits set in `all_free`: where there is none, a large pool is not searched for one each time.
-    long: u64,
+    /// How often a word has come wholly free: as long as that stays, no search finds more than the one before.
+    came_free: u64,
     free: u64,
 }
 
@@ -35,7 +35,7 @@ impl Bitmap {
             words: vec![u64::MAX; words],
             any_free: vec![0; words.div_ceil(64)],
             all_free: vec![0; words.div_ceil(64)],
-            long: 0,
+            came_free: 0,
             free: 0,
         };
         this.clear(Run { start: range.start, len: range.end - range.start });
@@ -44,6 +44,10 @@ impl Bitmap {
 
     pub(crate) fn free(&self) -> u64 {
         self.free
+    }
+
+    pub(crate) fn came_free(&self) -> u64 {
+        self.came_free
     }
 
     #[cfg(test)]
@@ -80,16 +84,13 @@ impl Bitmap {
             let (slot, flag) = (index / 64, 1u64 << (index % 64));
             set_flag(&mut self.any_free[slot], flag, after > 0);
             set_flag(&mut self.all_free[slot], flag, after == 64);
-            self.long = self.long + u64::from(after == 64) - u64::from(before == 64);
+            self.came_free += u64::from(after == 64 && before < 64);
             at += n;
         }
     }
 
     /// The first wholly free stretch of at least 64 blocks (aligned to 64) in `[from, to)`, at most `limit` blocks long.
     pub(crate) fn find_long(&self, from: u64, to: u64, limit: u64) -> Option<Run> {
-        if self.long == 0 {
-            return None;
-        }
         let first = find_flag(&self.all_free, from.div_ceil(WORD), to / WORD)?;
         let mut end = first + 1;
         while end < to / WORD && (end - first) * WORD < limit && self.words[end as usize] == 0 {

@@ -39,6 +39,7 @@ impl Space {
             }
         }
         self.refusing = false;
+        self.without_long = None;
     }
 
     /// The file system has no room for this segment: it is not asked for again until something was given back or `retry_backing` is

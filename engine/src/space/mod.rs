@@ -75,6 +75,9 @@ pub(crate) struct Space {
     cursor: u64,
     /// The free run ahead of the cursor that is being handed out.
     current: Run,
+    /// What the bitmap's `came_free` was when no long run was found in all that is backed. Until that changes, or what is backed does, none
+    /// is looked for: where only short ones are left there may be a search for each block.
+    without_long: Option<u64>,
     backed: Vec<bool>,
     /// How many segments are backed.
     backed_count: u64,
@@ -130,6 +133,7 @@ impl Space {
             data_end,
             cursor: data_start,
             current: Run { start: data_start, len: 0 },
+            without_long: None,
             backed,
             backed_count: 0,
             backed_free: 0,
@@ -278,7 +282,9 @@ impl Space {
     /// Long free runs first: ahead in backed segments, then (if much of what is backed is in use) by growing, then behind; single
     /// blocks last. Once the file system has refused a segment, all that is backed goes before asking for another one.
     fn next_run(&mut self) -> Result<Run, Shortage> {
-        if let Some(run) = self.find_backed_long(self.cursor, self.data_end) {
+        let came_free = self.taken.came_free();
+        let searches = self.without_long != Some(came_free);
+        if searches && let Some(run) = self.find_backed_long(self.cursor, self.data_end) {
             return Ok(run);
         }
         let unbacked = self.next_unbacked().is_some();
@@ -287,9 +293,10 @@ impl Space {
         if grows && !much_free {
             return Err(Shortage::Unbacked);
         }
-        if let Some(run) = self.find_backed_long(self.data_start, self.data_end) {
+        if searches && let Some(run) = self.find_backed_long(self.data_start, self.data_end) {
             return Ok(run);
         }
+        self.without_long = Some(came_free);
         if grows {
             return Err(Shortage::Unbacked);
         }
@@ -349,6 +356,7 @@ impl Space {
         let backed = (0..self.backed.len() as u64).filter(|&s| self.backed[s as usize]);
         let (segments, free) = backed.fold((0, 0), |(n, free), segment| (n + 1, free + self.free_in(segment)));
         (self.backed_count, self.backed_free) = (segments, free);
+        self.without_long = None;
     }
 
     /// Free blocks in a segment.

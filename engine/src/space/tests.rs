@@ -312,6 +312,38 @@ fn a_file_system_that_refuses_is_asked_again_when_something_changed() {
     assert_eq!(space.reserve_run(1, Purpose::Metadata), Ok(Run { start: START, len: 1 }));
 }
 
+/// All blocks of a space that can be handed out, in the order in which they are.
+fn all(space: &mut Space) -> Vec<u64> {
+    let mut blocks = Vec::new();
+    while let Ok(run) = space.reserve_run(64, Purpose::Metadata) {
+        blocks.extend(run.start..run.end());
+    }
+    blocks
+}
+
+#[test]
+fn a_long_run_that_comes_later_is_found_where_there_was_none() {
+    let mut space = Space::new(TOTAL, START, END, Reach::new(TOTAL), true);
+    space.set_backed(Run { start: 0, len: 2 });
+    let taken = all(&mut space);
+    assert_eq!(taken.len() as u64, 2 * SEGMENT - START);
+    assert_eq!(space.reserve_run(1, Purpose::Metadata), Err(Shortage::Unbacked));
+    let single = |block| Run { start: block, len: 1 };
+    (2..4).for_each(|segment| space.refuse_backing(segment));
+    (START..START + 100).step_by(2).for_each(|block| space.forfeit(single(block)));
+    assert_eq!(space.reserve_run(64, Purpose::Metadata), Ok(single(START)));
+    // Of the run that comes free here the last block comes last.
+    let (first, last) = (SEGMENT, SEGMENT + 63);
+    (first..last).for_each(|block| space.forfeit(single(block)));
+    assert_eq!(space.reserve_run(1, Purpose::Metadata).map(|run| run.start), Ok(START + 2), "63 are not many");
+    space.forfeit(single(last));
+    assert_eq!(space.reserve_run(64, Purpose::Metadata), Ok(Run { start: first, len: 64 }));
+    assert_eq!(space.reserve_run(64, Purpose::Metadata).map(|run| run.len), Ok(1));
+    // And what comes with a segment that the file system has given after all.
+    space.set_backed(Run { start: 2, len: 1 });
+    assert_eq!(space.reserve_run(64, Purpose::Metadata), Ok(Run { start: 2 * SEGMENT, len: 64 }));
+}
+
 #[test]
 fn growing_leaves_alone_what_is_being_given_back() {
     let total = 32 * SEGMENT;

@@ -107,6 +107,10 @@ pub(crate) struct Completion {
 pub(crate) trait Storage {
     /// Name for people.
     fn name(&self) -> &'static str;
+    /// Whether operations are under way at once. If not, each on the file is carried out when it is submitted.
+    fn overlaps(&self) -> bool {
+        true
+    }
     /// Starts `op`. `token` is not in use by another operation in flight.
     fn submit(&mut self, token: Token, op: Op);
     /// Begins with what was submitted, where that would otherwise wait for [`wait`](Self::wait).

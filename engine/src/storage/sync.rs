@@ -117,6 +117,10 @@ impl Storage for SyncStorage {
         "pread"
     }
 
+    fn overlaps(&self) -> bool {
+        false
+    }
+
     fn submit(&mut self, token: Token, mut op: Op) {
         if op.may_wait() {
             self.waiting.push((token, op));
