@@ -244,6 +244,7 @@ fn deep(site: &Site<'_>, stored: &mut Stored) -> Result<(), String> {
         pollster::block_on(pool.close()).map_err(text)?;
         stored.add(what, "raw file, the same", "/s", ours, theirs);
     }
+    drop(std::fs::remove_file(site.dir.join("deep.pool")));
     Ok(())
 }
 
