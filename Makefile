@@ -4,7 +4,7 @@
 # make compare-vhost-user  the same over vhost-user-blk, beside qemu-storage-daemon with raw and qcow2 (long; needs some 20 GiB in COMPARE_DIR)
 # make performance  the performance section of README.md, written from the stored run RUN (benches/results/latest.json)
 # make count-requests  allocations and instructions of a 4 KiB request, with valgrind (minutes; needs 1.5 GiB in /dev/shm)
-# make over-time  a pool filled to 30, 60 and 90 %, each overwritten ten times with snapshots (half an hour to two hours; needs OVER_TIME_GIB, 32, in COMPARE_DIR)
+# make over-time  a pool filled to 30, 60 and 90 %, each overwritten ten times with snapshots (half an hour to an hour; needs OVER_TIME_GIB, 32, in COMPARE_DIR)
 # make measure-engine  the engine by itself: deep queues, write-back, a thousand snapshots, snapshots under load, processor time (10 minutes; needs some 25 GiB in COMPARE_DIR, 2 in /dev/shm)
 # make bench    the pieces that each request goes through, by themselves (minutes)
 # make compare-backup  backups beside restic and borg, which have to be installed (long: three rounds; needs some 30 GiB in COMPARE_DIR)
